@@ -1,0 +1,27 @@
+"""Token mixers with linear cost for speech encoders, and the recipes that compare them.
+
+>>> import torch
+>>> from summarymixing_modules import SummaryMixing
+>>> SummaryMixing(enc_dim=512, nhead=4)(torch.rand(2, 100, 512)).shape
+torch.Size([2, 100, 512])
+"""
+
+from summarymixing_modules._version import __version__
+from summarymixing_modules.mixers import (
+    Mixer,
+    MixerSize,
+    SummaryMixing,
+    build_mixer,
+    mixer_names,
+    register_mixer,
+)
+
+__all__ = [
+    "Mixer",
+    "MixerSize",
+    "SummaryMixing",
+    "__version__",
+    "build_mixer",
+    "mixer_names",
+    "register_mixer",
+]

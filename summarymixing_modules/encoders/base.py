@@ -1,0 +1,235 @@
+"""What every encoder shares: the stack of layers, layer drop, hidden states, streaming.
+
+The call is SpeechBrain's. Shape suffixes: B batch, T frames, D model features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from speechbrain.nnet.attention import RelPosEncXL
+from speechbrain.nnet.normalization import LayerNorm
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import Tensor, nn
+
+from summarymixing_modules.mixers import mixer_spec
+
+
+@dataclass
+class LayerStreamingContext:
+    """What one layer remembers of a stream.
+
+    Attributes:
+        mixer_state: state of the mixer; None before the first chunk.
+        conv_left_BTD: last inputs of the depthwise convolution; None before the first chunk.
+    """
+
+    mixer_state: Any = None
+    conv_left_BTD: Tensor | None = None
+
+
+@dataclass
+class EncoderStreamingContext:
+    """What an encoder remembers of a stream; changed by ``forward_streaming``.
+
+    Attributes:
+        dynchunktrain_config: chunk size in frames and left context in chunks.
+        layers: one context for each layer.
+        ended: a chunk shorter than the chunk size was seen, which can only be the last.
+    """
+
+    dynchunktrain_config: DynChunkTrainConfig
+    layers: list[LayerStreamingContext] = field(default_factory=list)
+    ended: bool = False
+
+    def admit(self, length: int) -> None:
+        """Checks the length of the next chunk.
+
+        Raises:
+            ValueError: a chunk that is too long, or that follows a short one.
+        """
+        chunk_size = self.dynchunktrain_config.chunk_size
+        if length > chunk_size:
+            raise ValueError(
+                f"forward_streaming takes one chunk of at most {chunk_size} frames and got "
+                f"{length}: cut the input, or make the context with a larger chunk_size."
+            )
+        if self.ended:
+            raise ValueError(
+                f"a chunk of less than {chunk_size} frames ends a stream, and one has been given: "
+                "make a new context for the next stream."
+            )
+        self.ended = length < chunk_size
+
+
+class StreamableLayer(Protocol):
+    """What ``MixerEncoder`` needs of a layer."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        pos_embs: Tensor | None = None,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> tuple[Tensor, None]: ...
+
+    def forward_streaming(
+        self,
+        x: Tensor,
+        context: LayerStreamingContext,
+        left_context_size: int | None,
+        src_key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, None]: ...
+
+
+class MixerEncoder(nn.Module):
+    """A stack of layers that host mixers, with SpeechBrain's encoder call.
+
+    Args:
+        make_layer: builds one layer.
+        num_layers: how many.
+        d_model: features D.
+        attention_type: name of the mixer in the layers.
+        output_hidden_states: also return the input and the output of every layer.
+        layerdrop_prob: probability of leaving a layer out of a training step.
+    """
+
+    def __init__(
+        self,
+        make_layer: Callable[[], nn.Module],
+        num_layers: int,
+        d_model: int,
+        attention_type: str,
+        output_hidden_states: bool,
+        layerdrop_prob: float,
+    ) -> None:
+        super().__init__()
+        self.attention_type = attention_type
+        self.output_hidden_states = output_hidden_states
+        self.layerdrop_prob = layerdrop_prob
+        self.layers = nn.ModuleList(make_layer() for _ in range(num_layers))
+        self.norm = LayerNorm(d_model, eps=1e-6)
+        self.positions = mixer_spec(attention_type).capabilities.positions
+        if self.positions == "relative":
+            self.relative_positions = RelPosEncXL(d_model)
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        pos_embs: Tensor | None = None,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> tuple[Tensor, list[None]] | tuple[Tensor, list[None], list[Tensor]]:
+        """Encodes utterances.
+
+        Args:
+            src: (B, T, D).
+            src_mask: must be None; chunks are asked for with ``dynchunktrain_config``.
+            src_key_padding_mask: (B, T), True = padded.
+            pos_embs: relative position embeddings, made here when a mixer needs them.
+            dynchunktrain_config: chunk size in frames and left context in chunks.
+
+        Returns:
+            output (B, T, D); a list of None, where SpeechBrain has attention weights; with
+            ``output_hidden_states`` the list of the input and every layer's output, before the
+            final norm.
+
+        Raises:
+            ValueError: a dense ``src_mask``.
+        """
+        if src_mask is not None:
+            raise ValueError(
+                "these encoders take no dense src_mask: ask for chunks with dynchunktrain_config, "
+                "for a causal encoder with causal=True."
+            )
+        if self.positions == "relative" and pos_embs is None:
+            pos_embs = self.relative_positions(src)
+        output, weights, hidden = src, [], [src]
+        dropped = self._dropped_layers()
+        for index, layer in enumerate(self.layers):
+            if index in dropped:
+                continue
+            output, weight = layer(
+                output,
+                src_key_padding_mask=src_key_padding_mask,
+                pos_embs=pos_embs,
+                dynchunktrain_config=dynchunktrain_config,
+            )
+            weights.append(weight)
+            hidden.append(output)
+        output = self.norm(output)
+        return (output, weights, hidden) if self.output_hidden_states else (output, weights)
+
+    def _dropped_layers(self) -> set[int]:
+        if not self.training or self.layerdrop_prob == 0.0:
+            return set()
+        draws = torch.rand(len(self.layers)).tolist()
+        return {index for index, draw in enumerate(draws) if draw < self.layerdrop_prob}
+
+    def make_streaming_context(
+        self, dynchunktrain_config: DynChunkTrainConfig
+    ) -> EncoderStreamingContext:
+        """An empty context for a new (batch of) stream(s)."""
+        layers = [LayerStreamingContext() for _ in self.layers]
+        return EncoderStreamingContext(dynchunktrain_config, layers)
+
+    def forward_streaming(
+        self,
+        src: Tensor,
+        context: EncoderStreamingContext,
+        pos_embs: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[None]]:
+        """Encodes the next chunk; equal to ``forward`` with the context's chunk settings.
+
+        Args:
+            src: (B, T, D): one chunk; the last of a stream may be shorter.
+            context: from ``make_streaming_context``; changed in place.
+            pos_embs: must be None: mixers place chunks by themselves.
+            src_key_padding_mask: (B, T), True = padded: streams that ended inside this chunk.
+
+        Returns:
+            output (B, T, D) and a list of None.
+
+        Raises:
+            ValueError: a chunk of a wrong length.
+        """
+        if pos_embs is not None:
+            raise ValueError("forward_streaming makes its own positions: leave pos_embs None.")
+        context.admit(src.shape[1])
+        left = context.dynchunktrain_config.left_context_size
+        output, weights = src, []
+        for layer, layer_context in zip(self.layers, context.layers, strict=True):
+            output, weight = layer.forward_streaming(  # type: ignore[operator]
+                output, layer_context, left, src_key_padding_mask
+            )
+            weights.append(weight)
+        return self.norm(output), weights
+
+
+def step_mixer(
+    mixer: nn.Module,
+    x_BTD: Tensor,
+    context: LayerStreamingContext,
+    left_context_size: int | None,
+    padding_BT: Tensor | None,
+) -> Tensor:
+    """Runs one chunk through a mixer and keeps its state in the context."""
+    if context.mixer_state is None:
+        context.mixer_state = mixer.initial_state(  # type: ignore[operator]
+            x_BTD.shape[0], left_context_size, x_BTD.device, x_BTD.dtype
+        )
+    y_BTD, context.mixer_state = mixer.step(  # type: ignore[operator]
+        x_BTD, context.mixer_state, padding_BT
+    )
+    return y_BTD
+
+
+def chunk_arguments(config: DynChunkTrainConfig | None) -> tuple[int | None, int | None]:
+    """(chunk_size, left_context_size) of a SpeechBrain config."""
+    return (None, None) if config is None else (config.chunk_size, config.left_context_size)

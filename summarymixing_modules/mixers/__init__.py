@@ -1,0 +1,41 @@
+"""Token mixers: one file each, one contract (base.py), one registry (registry.py)."""
+
+from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedByMixer
+from summarymixing_modules.mixers.registry import (
+    MixerSize,
+    MixerSpec,
+    build_mixer,
+    mixer_names,
+    mixer_spec,
+    options_by_mixer,
+    register_mixer,
+    select_options,
+    unregister_mixer,
+)
+
+# isort: split
+# Importing a mixer's file registers it.
+from summarymixing_modules.mixers.adapter import MixerAdapter
+from summarymixing_modules.mixers.rope_mha import RoPEMHA
+from summarymixing_modules.mixers.sb_attention import RegularMHA, RelPosMHAXL
+from summarymixing_modules.mixers.summary_mixing import SummaryMixing
+
+__all__ = [
+    "Capabilities",
+    "Mixer",
+    "MixerAdapter",
+    "MixerSize",
+    "MixerSpec",
+    "RegularMHA",
+    "RelPosMHAXL",
+    "RoPEMHA",
+    "SummaryMixing",
+    "UnsupportedByMixer",
+    "build_mixer",
+    "mixer_names",
+    "mixer_spec",
+    "options_by_mixer",
+    "register_mixer",
+    "select_options",
+    "unregister_mixer",
+]

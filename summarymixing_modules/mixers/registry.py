@@ -1,0 +1,170 @@
+"""The one place where the value of ``attention_type`` becomes a mixer.
+
+A mixer of one's own needs one decorated builder and no change here::
+
+    @register_mixer("mine", MyMixer.capabilities, source="my paper, eq. 3")
+    def build_mine(size: MixerSize, *, width: int = 64) -> MyMixer:
+        return MyMixer(size.d_model, width)
+
+Keyword-only arguments of the builder are the mixer's options. A package that declares the entry
+point group ``summarymixing_modules.mixers`` is imported when an unknown name is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from summarymixing_modules.mixers.base import Capabilities, Mixer
+
+ENTRY_POINT_GROUP = "summarymixing_modules.mixers"
+
+
+@dataclass(frozen=True)
+class MixerSize:
+    """What the host layer tells every mixer about itself.
+
+    Attributes:
+        d_model: features D.
+        nhead: heads; a mixer without heads does not look at it.
+        d_ffn: hidden size of the host's feed-forward layers.
+        dropout: the host's dropout.
+        activation: class of the host's activation.
+        causal: frames see themselves and the past only.
+    """
+
+    d_model: int
+    nhead: int = 8
+    d_ffn: int = 2048
+    dropout: float = 0.0
+    activation: Callable[[], nn.Module] = nn.GELU
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class MixerSpec:
+    """A registered mixer.
+
+    Attributes:
+        name: value of ``attention_type``.
+        build: (size, **options) → mixer.
+        capabilities: what it can do with its default options.
+        options: names of its options.
+        source: paper and section.
+        variants: options of each named form of it; the conformance tests and the benchmark take
+            every one.
+    """
+
+    name: str
+    build: Callable[..., Mixer]
+    capabilities: Capabilities
+    options: tuple[str, ...]
+    source: str
+    variants: Mapping[str, Mapping[str, Any]]
+
+
+_SPECS: dict[str, MixerSpec] = {}
+
+
+def register_mixer(
+    name: str,
+    capabilities: Capabilities,
+    source: str,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Callable[..., Mixer]], Callable[..., Mixer]]:
+    """Decorator that makes a builder available as ``attention_type=name``.
+
+    Args:
+        name: value of ``attention_type``.
+        capabilities: what the mixer can do with its default options.
+        source: paper and section.
+        variants: options of each named form; None = one form, with the default options.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def decorate(build: Callable[..., Mixer]) -> Callable[..., Mixer]:
+        if name in _SPECS:
+            raise ValueError(f"attention_type {name!r} is registered already ({_SPECS[name]}).")
+        parameters = inspect.signature(build).parameters.values()
+        options = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        _SPECS[name] = MixerSpec(name, build, capabilities, options, source, variants or {name: {}})
+        return build
+
+    return decorate
+
+
+def unregister_mixer(name: str) -> None:
+    """Forgets a mixer, so that a notebook can register its own a second time."""
+    _SPECS.pop(name, None)
+
+
+def mixer_names() -> list[str]:
+    """Every known value of ``attention_type``, in the order of registration."""
+    return list(_SPECS)
+
+
+def mixer_spec(name: str) -> MixerSpec:
+    """The spec of a mixer.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name not in _SPECS:
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            point.load()
+    if name not in _SPECS:
+        raise ValueError(
+            f"unknown attention_type {name!r}{_near(name, _SPECS)}. "
+            f"Known: {', '.join(mixer_names())}."
+        )
+    return _SPECS[name]
+
+
+def build_mixer(attention_type: str, size: MixerSize, **options: Any) -> Mixer:
+    """Builds the mixer that a value of ``attention_type`` stands for.
+
+    Args:
+        attention_type: registered name.
+        size: dimensions of the host layer.
+        **options: options of that mixer.
+
+    Raises:
+        ValueError: unknown name, or an option that this mixer does not have.
+    """
+    spec = mixer_spec(attention_type)
+    for option in options:
+        if option not in spec.options:
+            raise ValueError(
+                f"{attention_type} has no option {option!r}{_near(option, spec.options)}. "
+                f"Its options: {', '.join(spec.options) or 'none'}."
+            )
+    return spec.build(size, **options)
+
+
+def select_options(attention_type: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Picks the options of the chosen mixer out of a YAML table with one entry per mixer.
+
+    Raises:
+        ValueError: the table or the choice names an unknown mixer.
+    """
+    for name in (attention_type, *options):
+        mixer_spec(name)
+    return dict(options.get(attention_type, {}))
+
+
+def options_by_mixer() -> dict[str, set[str]]:
+    """The option names of every mixer."""
+    return {name: set(spec.options) for name, spec in _SPECS.items()}
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

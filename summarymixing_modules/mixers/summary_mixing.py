@@ -1,0 +1,333 @@
+"""SummaryMixing (arXiv 2307.07421; streaming and *fast*: arXiv 2409.07165).
+
+For an utterance x_1 … x_T, padding excluded::
+
+    s̄   = (1/T) Σ_t s(x_t)          summary
+    h_t = c( f(x_t) , s̄ )           output
+
+f and s are MLPs with an activation after every layer, split into heads as block-diagonal matrices;
+c is one Linear on [f ; s̄] followed by the activation. Three rewritings make it fast and change
+nothing but rounding:
+
+* W·[f ; s̄] = W_f·f + W_s·s̄, so the summary half costs one row per utterance (or per chunk), and
+  nothing is repeated over time or concatenated;
+* the first layers of f and s read the same input and are one matrix product;
+* activations are recomputed in the backward pass instead of kept (ops/activated_linear.py).
+
+Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D model features, F and S outputs
+of f and s, N heads, M = B·T, X = S + 1 (sum and count), L remembered chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from summarymixing_modules.mixers.base import Capabilities, Mixer
+from summarymixing_modules.mixers.layers import (
+    BlockLinear,
+    make_activation,
+    merge_heads,
+    split_heads,
+)
+from summarymixing_modules.mixers.registry import MixerSize, register_mixer
+from summarymixing_modules.ops.activated_linear import activated_linear
+from summarymixing_modules.ops.chunks import accumulation_dtype, pad_to_chunks
+from summarymixing_modules.ops.decay import (
+    decay_scan,
+    decayed_means,
+    divide_by_weight,
+    future_sums,
+    weighted_frames,
+)
+from summarymixing_modules.ops.summary import chunk_means
+
+logger = logging.getLogger(__name__)
+
+FULL = "SummaryMixing"
+LITE = "SummaryMixing-lite"
+FAST = "SummaryMixing-fast"
+EXPDECAY = "SummaryMixing-expdecay"
+MODES = (FULL, LITE, FAST, EXPDECAY)
+DECAY = 0.995
+
+
+class SummaryState(NamedTuple):
+    """What a stream remembers.
+
+    Attributes:
+        past_BLX: [Σ s ; number of frames] of the chunks that the next one can see; a single entry
+            for all the past when the left context is unlimited.
+        left_context_size: chunks to remember; None = all.
+    """
+
+    past_BLX: Tensor
+    left_context_size: int | None
+
+
+class SummaryMixing(Mixer):
+    """The SummaryMixing cell in its four modes.
+
+    * ``SummaryMixing``: f, s and c as above.
+    * ``SummaryMixing-lite``: every frame gets s̄; no f, no c, no LayerNorm.
+    * ``SummaryMixing-fast``: f and s are single layers without heads; no LayerNorm.
+    * ``SummaryMixing-expdecay``: as the full mode, with weights ``decay``^|t−i| in the mean.
+
+    Args:
+        enc_dim: input and output features D.
+        nhead: heads of f and s. 1 is faster, 4 slightly better (authors' README).
+        local_proj_hid_dim: hidden sizes of f; None = [enc_dim], or none in the fast mode.
+        local_proj_out_dim: output size of f; None = enc_dim.
+        summary_hid_dim: hidden sizes of s; None = [enc_dim], or none in the fast mode.
+        summary_out_dim: output size of s; None = enc_dim.
+        activation: class or instance, after every layer of f and s and after c.
+        global_dropout: on [f ; s̄] before c. The part on s̄ is drawn once per utterance or chunk.
+        mode: one of ``MODES``.
+        use_layernorm: LayerNorm on f's output and on s̄ (full and expdecay).
+        causal: frame t sees frames up to t only.
+        decay: base of the weights of the expdecay mode.
+
+    Raises:
+        ValueError: unknown mode, heads that do not divide a size, or a lite output of another size.
+
+    Example:
+        >>> cell = SummaryMixing(enc_dim=512, nhead=4)
+        >>> cell(torch.rand(8, 60, 512)).shape
+        torch.Size([8, 60, 512])
+    """
+
+    capabilities = Capabilities(linear_time=True)
+
+    def __init__(
+        self,
+        enc_dim: int,
+        nhead: int = 1,
+        local_proj_hid_dim: Sequence[int] | None = None,
+        local_proj_out_dim: int | None = None,
+        summary_hid_dim: Sequence[int] | None = None,
+        summary_out_dim: int | None = None,
+        activation: Callable[[], nn.Module] | nn.Module = nn.GELU,
+        global_dropout: float = 0.1,
+        mode: str = FULL,
+        use_layernorm: bool = True,
+        causal: bool = False,
+        decay: float = DECAY,
+    ) -> None:
+        super().__init__(enc_dim, causal)
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}. Known: {', '.join(MODES)}.")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay={decay} must be in (0, 1].")
+        self.mode, self.decay = mode, decay
+        self.nhead = self._heads(nhead)
+        summary_sizes = self._sizes("summary_hid_dim", summary_hid_dim, summary_out_dim)
+        local_sizes: list[int] = []
+        if mode == LITE:
+            _say_unused(LITE, "local_proj_hid_dim", local_proj_hid_dim)
+            _say_unused(LITE, "local_proj_out_dim", local_proj_out_dim)
+            if summary_sizes[-1] != enc_dim:
+                raise ValueError(
+                    f"in {LITE} the summary is the output: summary_out_dim={summary_sizes[-1]} "
+                    f"must be enc_dim={enc_dim}."
+                )
+        else:
+            local_sizes = self._sizes("local_proj_hid_dim", local_proj_hid_dim, local_proj_out_dim)
+        self.activation = make_activation(activation)
+        self.dropout = nn.Dropout(0.0 if mode == LITE else global_dropout)
+        self.summary_dim = summary_sizes[-1]
+        self._make_projections(local_sizes, summary_sizes)
+        normalise = use_layernorm and mode in (FULL, EXPDECAY)
+        self.local_norm = nn.LayerNorm(local_sizes[-1]) if normalise else nn.Identity()
+        self.summary_norm = nn.LayerNorm(summary_sizes[-1]) if normalise else nn.Identity()
+        self.normalise = normalise
+
+    def _heads(self, nhead: int) -> int:
+        if self.mode == FAST and nhead != 1:
+            _say_unused(FAST, "nhead", nhead)
+            return 1
+        return nhead
+
+    def _sizes(self, name: str, hidden: Sequence[int] | None, out: int | None) -> list[int]:
+        """Layer sizes of f or s."""
+        out = self.enc_dim if out is None else out
+        if self.mode == FAST:
+            _say_unused(FAST, name, hidden)
+            return [out]
+        return [*([self.enc_dim] if hidden is None else hidden), out]
+
+    def _make_projections(self, local_sizes: list[int], summary_sizes: list[int]) -> None:
+        first = [sizes[0] for sizes in (local_sizes, summary_sizes) if sizes]
+        for size in first:
+            if size % self.nhead:
+                raise ValueError(f"a layer of {size} features cannot have nhead={self.nhead}.")
+        self.first_widths = [size // self.nhead for size in first]
+        self.input_proj = BlockLinear(self.enc_dim, sum(first), self.nhead)
+        self.local_layers = self._layers(local_sizes)
+        self.summary_layers = self._layers(summary_sizes)
+        if not local_sizes:
+            return
+        self.combine_local = nn.Linear(local_sizes[-1], self.enc_dim)
+        self.combine_summary = nn.Linear(summary_sizes[-1], self.enc_dim, bias=False)
+        # Together they are one Linear on [f ; s̄], and start as one.
+        bound = 1 / math.sqrt(local_sizes[-1] + summary_sizes[-1])
+        for parameter in (*self.combine_local.parameters(), *self.combine_summary.parameters()):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def _layers(self, sizes: list[int]) -> nn.ModuleList:
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        return nn.ModuleList(BlockLinear(a, b, self.nhead) for a, b in pairs)
+
+    def mix(
+        self,
+        x_BTD: Tensor,
+        padding_BT: Tensor | None,
+        chunk_size: int | None,
+        left_context_size: int | None,
+        pos_embs: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Mixer.forward``. Full context is one chunk that spans the utterance."""
+        length = x_BTD.shape[1]
+        chunk_size = min(chunk_size or length, length)
+        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunk_size)
+        local_MF, summary_BTS = self._project(x_BTD)
+        if self.mode == EXPDECAY:
+            mean_BCS = decayed_means(
+                summary_BTS, padding_BT, chunk_size, left_context_size, self.decay
+            )
+        else:
+            mean_BCS = chunk_means(summary_BTS, padding_BT, chunk_size, left_context_size)
+        return self._combine(local_MF, mean_BCS, x_BTD.shape[1])[:, :length]
+
+    def _project(self, x_BTD: Tensor) -> tuple[Tensor | None, Tensor]:
+        """f before its last activation, as (M, F) or None in lite, and s(x) as (B, T, S)."""
+        first_NMI = self.input_proj(split_heads(x_BTD, self.nhead))
+        *local, summary_NMI = first_NMI.split(self.first_widths, dim=-1)
+        for layer in self.summary_layers:
+            summary_NMI = layer(summary_NMI, self.activation)
+        summary_BTS = self.activation(merge_heads(summary_NMI)).unflatten(0, x_BTD.shape[:2])
+        if not local:
+            return None, summary_BTS
+        local_NMI = local[0]
+        for layer in self.local_layers:
+            local_NMI = layer(local_NMI, self.activation)
+        return merge_heads(local_NMI), summary_BTS
+
+    def _combine(self, local_MF: Tensor | None, mean_BCS: Tensor, length: int) -> Tensor:
+        """c(f, s̄) with one summary per chunk (or per frame), as (B, T, D)."""
+        per_chunk = length // mean_BCS.shape[1]
+        if local_MF is None:
+            return mean_BCS[:, :, None].expand(-1, -1, per_chunk, -1).flatten(1, 2)
+        shared_BCD = self.combine_summary(self.dropout(self.summary_norm(mean_BCS)))
+        if self.normalise or (self.training and self.dropout.p > 0):
+            local_MF = self.dropout(self.local_norm(self.activation(local_MF)))
+            own_MD = self.combine_local(local_MF)
+        else:
+            own_MD = self._combine_lean(local_MF)
+        own_BCKD = own_MD.unflatten(0, (*mean_BCS.shape[:2], per_chunk))
+        return self.activation(own_BCKD + shared_BCD[:, :, None]).flatten(1, 2)
+
+    def _combine_lean(self, local_MF: Tensor) -> Tensor:
+        """W_f·activation(f) + b without keeping activation(f)."""
+        layer = self.combine_local
+        weight_1FD, bias_11D = layer.weight.mT[None], layer.bias[None, None]
+        return activated_linear(local_MF[None], weight_1FD, bias_11D, self.activation)[0]
+
+    def initial_state(
+        self,
+        batch_size: int,
+        left_context_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> SummaryState:
+        """See ``Mixer.initial_state``. (B, L, S + 1) numbers, whatever the length of the stream."""
+        weight = self.input_proj.weight
+        remembered = 1 if left_context_size is None else left_context_size
+        past_BLX = torch.zeros(
+            (batch_size, remembered, self.summary_dim + 1),
+            device=weight.device if device is None else device,
+            dtype=accumulation_dtype(weight.dtype if dtype is None else dtype),
+        )
+        return SummaryState(past_BLX, left_context_size)
+
+    def step(
+        self, x_BTD: Tensor, state: SummaryState, key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, SummaryState]:
+        """See ``Mixer.step``."""
+        self._check_input(x_BTD, key_padding_mask)
+        length = x_BTD.shape[1]
+        local_MF, summary_BTS = self._project(x_BTD)
+        frames_BTX = weighted_frames(summary_BTS, key_padding_mask)
+        decay = self.decay if self.mode == EXPDECAY else 1.0
+        if self.mode == EXPDECAY:
+            before_BTX = decay_scan(frames_BTX, decay)
+            fade_T = decay ** torch.arange(1, length + 1, device=x_BTD.device).double()
+            seen_BTX = before_BTX + future_sums(frames_BTX, decay, length)
+            past_BTX = fade_T.to(seen_BTX.dtype)[:, None] * state.past_BLX.sum(1, keepdim=True)
+            seen_BTX, chunk_B1X = seen_BTX + past_BTX, before_BTX[:, -1:]
+        else:
+            chunk_B1X = frames_BTX.sum(dim=1, keepdim=True)
+            seen_BTX = chunk_B1X + state.past_BLX.sum(dim=1, keepdim=True)
+        mean_BCS = divide_by_weight(seen_BTX).to(x_BTD.dtype)
+        y_BTD = self._combine(local_MF, mean_BCS, length)
+        return y_BTD, _remember(state, chunk_B1X, decay**length)
+
+
+def _remember(state: SummaryState, chunk_B1X: Tensor, fade: float) -> SummaryState:
+    """Appends a chunk to the past and forgets what is out of reach."""
+    past_BLX, limit = state.past_BLX * fade, state.left_context_size
+    if limit is None:
+        return state._replace(past_BLX=past_BLX + chunk_B1X)
+    if limit == 0:
+        return state
+    return state._replace(past_BLX=torch.cat([past_BLX, chunk_B1X], dim=1)[:, -limit:])
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _say_unused(mode: str, argument: str, value: object) -> None:
+    if value not in (None, []):
+        _log_once(f"{mode} has no use for {argument}={value}; it is not used.")
+
+
+@register_mixer(
+    "SummaryMixing",
+    SummaryMixing.capabilities,
+    source="arXiv 2307.07421, 2409.07165",
+    variants={mode: {"mode": mode} for mode in MODES},
+)
+def build_summary_mixing(
+    size: MixerSize,
+    *,
+    mode: str = FULL,
+    local_proj_hid_dim: Sequence[int] | None = None,
+    local_proj_out_dim: int | None = None,
+    summary_hid_dim: Sequence[int] | None = None,
+    summary_out_dim: int | None = None,
+    use_layernorm: bool = True,
+    global_dropout: float | None = None,
+    decay: float = DECAY,
+) -> SummaryMixing:
+    """Builds the cell for a host layer; heads, dropout and activation default to the host's."""
+    return SummaryMixing(
+        enc_dim=size.d_model,
+        nhead=1 if mode == FAST else size.nhead,
+        local_proj_hid_dim=local_proj_hid_dim,
+        local_proj_out_dim=local_proj_out_dim,
+        summary_hid_dim=summary_hid_dim,
+        summary_out_dim=summary_out_dim,
+        activation=size.activation,
+        global_dropout=size.dropout if global_dropout is None else global_dropout,
+        mode=mode,
+        use_layernorm=use_layernorm,
+        causal=size.causal,
+        decay=decay,
+    )

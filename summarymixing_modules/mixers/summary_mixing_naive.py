@@ -1,0 +1,78 @@
+"""The textbook form of SummaryMixing, for tests and as the yardstick of the benchmark.
+
+It evaluates the parameters of a ``SummaryMixing`` cell exactly as the papers write it: dense
+matrices with zeros between the heads, a T×T matrix for the means of chunks, the summary repeated
+over time, one matrix on the concatenation. ``cell.double()`` makes it a float64 reference.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from summarymixing_modules.mixers.layers import BlockLinear
+from summarymixing_modules.mixers.summary_mixing import EXPDECAY, LITE, SummaryMixing
+from summarymixing_modules.ops.decay import naive_decayed_means
+from summarymixing_modules.ops.summary import naive_means
+
+
+def naive_summary_mixing(
+    cell: SummaryMixing,
+    x_BTD: Tensor,
+    padding_BT: Tensor | None = None,
+    chunk_size: int | None = None,
+    left_context_size: int | None = None,
+) -> Tensor:
+    """y_BTD of a cell by the textbook; dropout on [f ; s̄] is drawn per frame.
+
+    Args:
+        cell: whose parameters to use.
+        x_BTD: input.
+        padding_BT: True = padded.
+        chunk_size: frames of a chunk; None = full context.
+        left_context_size: chunks to the left; None = all of them.
+    """
+    local_width = cell.first_widths[0] if cell.mode != LITE else 0
+    summary_BTS = _mlp(cell, x_BTD, slice(local_width, None), cell.summary_layers)
+    if chunk_size is None and cell.mode != EXPDECAY:
+        mean_BTS = _utterance_means(summary_BTS, padding_BT)
+    elif cell.mode == EXPDECAY:
+        mean_BTS = naive_decayed_means(
+            summary_BTS, padding_BT, chunk_size, left_context_size, cell.decay
+        )
+    else:
+        mean_BTS = naive_means(summary_BTS, padding_BT, chunk_size, left_context_size)
+    if cell.mode == LITE:
+        return mean_BTS
+    local_BTF = _mlp(cell, x_BTD, slice(0, local_width), cell.local_layers)
+    both = torch.cat([cell.local_norm(local_BTF), cell.summary_norm(mean_BTS)], dim=-1)
+    weight = torch.cat([cell.combine_local.weight, cell.combine_summary.weight], dim=1)
+    return cell.activation(F.linear(cell.dropout(both), weight, cell.combine_local.bias))
+
+
+def _utterance_means(s_BTS: Tensor, padding_BT: Tensor | None) -> Tensor:
+    """Σ_t s_t / T, repeated over time."""
+    if padding_BT is None:
+        mean_B1S = s_BTS.mean(dim=1, keepdim=True)
+    else:
+        kept_BT1 = (~padding_BT)[..., None].to(s_BTS.dtype)
+        count_B11 = kept_BT1.sum(dim=1, keepdim=True).clamp(min=1)
+        mean_B1S = (s_BTS * kept_BT1).sum(dim=1, keepdim=True) / count_B11
+    return mean_B1S.repeat(1, s_BTS.shape[1], 1)
+
+
+def _mlp(cell: SummaryMixing, x_BTD: Tensor, columns: slice, layers: nn.ModuleList) -> Tensor:
+    """Linear + activation, layer after layer; ``columns`` are f's or s's share of the first."""
+    x_BTD = cell.activation(_dense(cell.input_proj, x_BTD, columns))
+    for layer in layers:
+        x_BTD = cell.activation(_dense(layer, x_BTD, slice(None)))
+    return x_BTD
+
+
+def _dense(layer: nn.Module, x_BTD: Tensor, columns: slice) -> Tensor:
+    """A block-diagonal layer as one dense matrix."""
+    assert isinstance(layer, BlockLinear)
+    blocks = [block_IO[:, columns] for block_IO in layer.weight]
+    weight_IO = blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)
+    return F.linear(x_BTD, weight_IO.t(), layer.bias[..., columns].flatten())

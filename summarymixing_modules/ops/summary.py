@@ -1,0 +1,83 @@
+"""The summary of SummaryMixing: a mean over the frames that each frame may see, in linear time.
+
+Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from summarymixing_modules.ops.chunks import accumulation_dtype, sliding_sum, visible_TT
+
+
+def masked(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
+    """Sets padded frames to zero."""
+    return x_BTD if padding_BT is None else x_BTD.masked_fill(padding_BT[..., None], 0.0)
+
+
+def chunk_sums(s_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """Sum and number of the real frames of each chunk.
+
+    Args:
+        s_BTD: T must be a multiple of ``chunk_size`` (see ``pad_to_chunks``).
+        padding_BT: True = padded.
+        chunk_size: frames of a chunk.
+
+    Returns:
+        sums_BCD and counts_BC, both at least float32.
+    """
+    dtype = accumulation_dtype(s_BTD.dtype)
+    batch, length, _ = s_BTD.shape
+    sums_BCD = masked(s_BTD, padding_BT).unflatten(1, (-1, chunk_size)).sum(dim=2, dtype=dtype)
+    if padding_BT is None:
+        shape = (batch, length // chunk_size)
+        return sums_BCD, torch.full(shape, chunk_size, dtype=dtype, device=s_BTD.device)
+    counts_BC = (~padding_BT).unflatten(1, (-1, chunk_size)).sum(dim=2, dtype=dtype)
+    return sums_BCD, counts_BC
+
+
+def chunk_means(
+    s_BTD: Tensor,
+    padding_BT: Tensor | None,
+    chunk_size: int,
+    left_context_size: int | None,
+) -> Tensor:
+    """s̄ of every chunk (arXiv 2409.07165, §3): the mean over the chunk and its left context.
+
+    The offline mean of arXiv 2307.07421, eq. (1), is the case of one chunk that spans T.
+
+    Args:
+        s_BTD: summary vectors; T must be a multiple of ``chunk_size``.
+        padding_BT: True = padded, left out of sums and counts.
+        chunk_size: frames of a chunk.
+        left_context_size: chunks to the left; None = all of them.
+
+    Returns:
+        mean_BCD, in the dtype of ``s_BTD``; zero where a chunk sees no real frame.
+    """
+    sums_BCD, counts_BC = chunk_sums(s_BTD, padding_BT, chunk_size)
+    sums_BCD = sliding_sum(sums_BCD, left_context_size)
+    counts_BC1 = sliding_sum(counts_BC[..., None], left_context_size)
+    return (sums_BCD / counts_BC1.clamp(min=1.0)).to(s_BTD.dtype)
+
+
+def naive_means(
+    s_BTD: Tensor,
+    padding_BT: Tensor | None,
+    chunk_size: int | None,
+    left_context_size: int | None,
+) -> Tensor:
+    """Reference of ``chunk_means`` with a dense T×T matrix; returns mean_BTD, one per frame."""
+    weights_TT = visible_TT(s_BTD.shape[1], chunk_size, left_context_size, s_BTD.device)
+    return naive_weighted_means(s_BTD, padding_BT, weights_TT.to(s_BTD.dtype))
+
+
+def naive_weighted_means(s_BTD: Tensor, padding_BT: Tensor | None, weights_TT: Tensor) -> Tensor:
+    """s̄_t = Σ_i M_ti s_i / Σ_i M_ti with M = ``weights_TT`` without padding, in O(T²)."""
+    weights_BTT = weights_TT.expand(s_BTD.shape[0], -1, -1)
+    if padding_BT is not None:
+        weights_BTT = weights_BTT.masked_fill(padding_BT[:, None, :], 0.0)
+    total_BT1 = weights_BTT.sum(dim=2, keepdim=True)
+    mean_BTD = torch.einsum("bti,bid->btd", weights_BTT, s_BTD)
+    return mean_BTD / torch.where(total_BT1 > 0, total_BT1, 1.0)
