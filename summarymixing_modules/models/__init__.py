@@ -1,6 +1,7 @@
-"""Models put together from encoders: front ends, TransformerASR."""
+"""Models put together from encoders: front ends, TransformerASR, the CTC acoustic model."""
 
+from summarymixing_modules.models.ctc import CTCModel
 from summarymixing_modules.models.frontend import ConvFrontEnd1d, ConvFrontEnd2d
 from summarymixing_modules.models.transformer_asr import TransformerASR
 
-__all__ = ["ConvFrontEnd1d", "ConvFrontEnd2d", "TransformerASR"]
+__all__ = ["CTCModel", "ConvFrontEnd1d", "ConvFrontEnd2d", "TransformerASR"]

@@ -115,9 +115,7 @@ class TransformerASR(stock.TransformerASR):
             )
         elif encoder_module == "branchformer":
             if causal:
-                raise ValueError(
-                    "the Branchformer has no causal form: use encoder_module=conformer."
-                )
+                raise ValueError("no Branchformer is causal: use encoder_module=conformer.")
             self.encoder = BranchformerEncoder(
                 activation=branchformer_activation,
                 csgu_linear_units=csgu_linear_units,

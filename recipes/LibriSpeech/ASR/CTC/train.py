@@ -1,0 +1,59 @@
+"""Trains and tests an acoustic model with CTC on LibriSpeech.
+
+    python train.py hparams/conformer.yaml --data_folder=/data/LibriSpeech
+    python train.py hparams/conformer.yaml --data_folder=/data/LibriSpeech --attention_type=RoPEMHA
+    torchrun --nproc_per_node=8 train.py hparams/conformer.yaml --data_folder=/data/LibriSpeech
+
+Any key on top of the YAML file is a flag. Results: result.json and curves.png in output_folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from summarymixing_modules.mixers import options_by_mixer
+from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
+from summarymixing_modules.training.config import (
+    ConfigError,
+    leave_process_group,
+    load_recipe,
+    refuse_foreign_mixer_options,
+)
+from summarymixing_modules.training.ctc import CTCBrain
+
+KEYS = CTCBrain.known_keys | DATA_KEYS | {"modules", "opt_class", "checkpointer"}
+
+
+def main(argv: Sequence[str]) -> dict[str, object]:
+    """Runs the recipe; returns the content of result.json."""
+    recipe = load_recipe(argv, KEYS)
+    hparams = recipe.hparams
+    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
+    data = load_librispeech(hparams)
+    brain = CTCBrain(
+        hparams["modules"],
+        hparams["opt_class"],
+        hparams,
+        recipe.run_opts,
+        hparams["checkpointer"],
+    )
+    brain.tokenizer = data.tokenizer
+    brain.fit(
+        hparams["epoch_counter"],
+        data.datasets.train,
+        data.datasets.valid,
+        train_loader_kwargs=data.train_loader,
+        valid_loader_kwargs=data.eval_loader,
+    )
+    metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
+    return brain.finish(metrics, real_time_factor)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        leave_process_group()

@@ -1,0 +1,1 @@
+"""Corpora: manifests, audio reading, tokenizers, datasets, and the synthetic demo corpus."""

@@ -1,0 +1,155 @@
+"""Reading audio files so that a bad one is named, with what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+
+from summarymixing_modules.errors import InputError
+
+StrPath = str | os.PathLike[str]
+
+#: libsndfile's log of a WAV file that promises more data than the file holds.
+_WAV_SHORTER_THAN_PROMISED = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+#: Programs that write a WAV file to a pipe cannot know its size and put about this much.
+_WAV_STREAM_BYTES = 0x7FFF0000
+#: Its notes on an Ogg file of which the end is missing.
+_OGG_CUT = ("File ended unexpectedly", "lacks an end-of-stream bit")
+
+
+class AudioError(InputError):
+    """An audio file cannot be used; the message names the file, the problem and the remedy."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says.
+
+    Attributes:
+        frames: samples per channel.
+        sample_rate: Hz.
+        channels: number of channels.
+    """
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+
+def probe_audio(path: StrPath) -> AudioInfo:
+    """Read the header of an audio file, without decoding it.
+
+    Raises:
+        AudioError: the file is missing, empty, cut short (where the container tells) or not audio.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def check_audio(path: StrPath, sample_rate: int = 16000) -> AudioInfo:
+    """`probe_audio`, and insist on one channel at ``sample_rate`` Hz.
+
+    Raises:
+        AudioError: as `probe_audio`, or the wrong rate or number of channels.
+    """
+    info = probe_audio(path)
+    _require_format(path, info, sample_rate)
+    return info
+
+
+def read_audio(
+    path: StrPath, sample_rate: int = 16000, start: int = 0, stop: int | None = None
+) -> torch.Tensor:
+    """Decode mono audio, or a part of it.
+
+    Args:
+        path: any format that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3).
+        sample_rate: the rate that the file must have, Hz. Nothing is resampled here.
+        start: first sample wanted.
+        stop: one past the last sample wanted; ``None`` is the end of the file.
+
+    Returns:
+        Samples (L,), float32, in [-1, 1].
+
+    Raises:
+        AudioError: the file is missing, empty, damaged or cut short, has another rate or more than
+            one channel, holds samples that are not numbers, or ends before ``stop``.
+    """
+    with _open(path) as file:
+        _require_format(path, AudioInfo(file.frames, file.samplerate, file.channels), sample_rate)
+        stop = file.frames if stop is None else stop
+        if not 0 <= start < stop <= file.frames:
+            raise AudioError(
+                f"{path}: samples {start} to {stop} were asked for, but it has {file.frames}: "
+                "check the start and stop columns of the manifest"
+            )
+        try:
+            file.seek(start)
+            samples = file.read(stop - start, dtype="float32")
+        except (soundfile.SoundFileError, RuntimeError) as err:
+            raise _damaged(path, f"decoding fails ({err})") from err
+    if len(samples) < stop - start:
+        raise _damaged(path, f"decodes to {len(samples)} samples instead of {stop - start}")
+    samples_L = torch.from_numpy(samples)
+    if not bool(torch.isfinite(samples_L).all()):
+        raise AudioError(f"{path}: holds samples that are NaN or infinite: convert it again")
+    return samples_L
+
+
+def _open(path: StrPath) -> soundfile.SoundFile:
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: no such audio file: check that the corpus is complete")
+    if Path(path).stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes): download or copy it again")
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, OSError) as err:
+        reason = str(err).rpartition(": ")[2] or "unknown format"
+        raise AudioError(
+            f"{path}: cannot be read as audio ({reason}): download or copy it again"
+        ) from err
+    problem = _cut_short(file.extra_info)
+    if problem:
+        file.close()
+        raise _damaged(path, problem)
+    if file.frames == 0:
+        file.close()
+        raise AudioError(f"{path}: holds no samples (zero length): download or copy it again")
+    return file
+
+
+def _cut_short(log: str) -> str:
+    """What libsndfile noted about a file that ends too early, or an empty string."""
+    if any(note in log for note in _OGG_CUT):
+        return "the Ogg stream stops without an end mark"
+    match = _WAV_SHORTER_THAN_PROMISED.search(log)
+    if match and int(match[2]) < int(match[1]) < _WAV_STREAM_BYTES:
+        return f"the header promises {match[1]} bytes of samples, the file holds {match[2]}"
+    return ""
+
+
+def _damaged(path: StrPath, problem: str) -> AudioError:
+    return AudioError(f"{path}: truncated or damaged, {problem}: download or copy it again")
+
+
+def _require_format(path: StrPath, info: AudioInfo, sample_rate: int) -> None:
+    if info.channels != 1:
+        raise AudioError(
+            f"{path}: has {info.channels} channels, one is needed: mix it down "
+            f"(for example: sox {Path(path).name} -c 1 mono/{Path(path).name})"
+        )
+    if info.sample_rate != sample_rate:
+        raise AudioError(
+            f"{path}: is sampled at {info.sample_rate} Hz, {sample_rate} Hz is needed: resample it "
+            f"(for example: sox {Path(path).name} -r {sample_rate} resampled/{Path(path).name})"
+        )

@@ -1,0 +1,210 @@
+"""Datasets for speech recognition, built from manifests, that survive broken audio files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from summarymixing_modules.data.audio import AudioError, read_audio
+from summarymixing_modules.data.bad_audio import BadAudioLog
+from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Row, read_manifest
+from summarymixing_modules.data.tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+StrPath = str | os.PathLike[str]
+Sorting = Literal["ascending", "descending", "random"]
+
+
+@dataclass(frozen=True)
+class SpeechDatasets:
+    """The datasets of one recipe.
+
+    Attributes:
+        train: in the order asked for.
+        valid: by ascending duration.
+        test: by ascending duration, one for each test manifest.
+        bad_audio: where files that break while they are read are noted.
+    """
+
+    train: DynamicItemDataset
+    valid: DynamicItemDataset
+    test: dict[str, DynamicItemDataset]
+    bad_audio: BadAudioLog
+
+
+class _Reader:
+    """Produces ``sig`` from a path; ``None`` for a broken file, which is noted."""
+
+    def __init__(self, bad_audio: BadAudioLog, sample_rate: int) -> None:
+        self.bad_audio = bad_audio
+        self.sample_rate = sample_rate
+
+    def __call__(self, wav: str, utterance: str) -> torch.Tensor | None:
+        try:
+            return read_audio(wav, self.sample_rate)
+        except AudioError as err:
+            self.bad_audio.record(wav, utterance, str(err))
+            return None
+
+
+class _Encoder:
+    """Produces the token tensors of a transcript."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def tokens(self, wrd: str, utterance: str) -> torch.Tensor:
+        return torch.tensor(self.tokenizer.encode(wrd, utterance), dtype=torch.long)
+
+    def tokens_bos(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tokens.new_tensor([self.tokenizer.bos_index]), tokens])
+
+    def tokens_eos(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tokens, tokens.new_tensor([self.tokenizer.eos_index])])
+
+
+def make_datasets(
+    train_csv: StrPath,
+    valid_csv: StrPath,
+    test_csvs: Mapping[str, StrPath],
+    data_root: StrPath,
+    tokenizer: Tokenizer,
+    bad_audio_csv: StrPath,
+    sample_rate: int = 16000,
+    sorting: Sorting = "ascending",
+    avoid_if_longer_than: float | None = None,
+    avoid_if_shorter_than: float | None = None,
+    max_bad_fraction: float = 0.01,
+) -> SpeechDatasets:
+    """Build the datasets of a recipe.
+
+    Every example has ``id``, ``sig`` (L,) float32, ``wrd``, ``tokens`` (U,) int64 and ``duration``
+    (seconds); and ``tokens_bos`` and ``tokens_eos`` (U+1,) if the tokenizer has these marks.
+    ``sig`` is ``None`` where the file is broken: load batches with `batching.collate`.
+
+    Args:
+        train_csv: training manifest.
+        valid_csv: validation manifest.
+        test_csvs: name -> test manifest.
+        data_root: what ``$data_root`` in the manifests stands for (``--data_folder``).
+        tokenizer: encodes the transcripts.
+        bad_audio_csv: where broken files are noted, see `BadAudioLog`.
+        sample_rate: that the audio must have, Hz.
+        sorting: order of the training set by duration; ``"random"`` keeps the manifest's order and
+            leaves shuffling to the loader (``shuffle=True`` or `batching.make_batch_sampler`).
+        avoid_if_longer_than: leave training utterances out that last longer, s.
+        avoid_if_shorter_than: leave training utterances out that are shorter, s.
+        max_bad_fraction: part of all utterances that may be broken, see `BadAudioLog`.
+
+    Raises:
+        ManifestError: a manifest is missing, malformed or empty, the audio is not under
+            ``data_root``, or no training utterance has an allowed length.
+        TextError: a transcript holds a character that the tokenizer cannot express.
+    """
+    if sorting not in get_args(Sorting):
+        raise ManifestError(f"--sorting {sorting!r}: use {', '.join(get_args(Sorting))}")
+    if taken := {"train", "valid"} & set(test_csvs):
+        raise ManifestError(f"a test set cannot be called {taken.pop()!r}: choose another name")
+    paths = {"train": train_csv, "valid": valid_csv, **test_csvs}
+    manifests = {name: _read(path, data_root, tokenizer) for name, path in paths.items()}
+    bad_audio = BadAudioLog(
+        bad_audio_csv, sum(len(rows) for rows in manifests.values()), max_bad_fraction
+    )
+    reader = _Reader(bad_audio, sample_rate)
+    datasets = {
+        name: _build(rows, data_root, reader, tokenizer) for name, rows in manifests.items()
+    }
+    train = _limit_length(datasets.pop("train"), avoid_if_shorter_than, avoid_if_longer_than)
+    if sorting != "random":
+        train = train.filtered_sorted(sort_key="duration", reverse=sorting == "descending")
+    # Neighbours of one length need little padding; the order does not matter for scores.
+    by_length = {name: data.filtered_sorted(sort_key="duration") for name, data in datasets.items()}
+    return SpeechDatasets(train, by_length.pop("valid"), by_length, bad_audio)
+
+
+def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer) -> list[Row]:
+    """A manifest whose transcripts can be encoded and whose audio is where it says."""
+    rows = read_manifest(path)
+    if not rows:
+        raise ManifestError(f"{path}: has no utterances: prepare the corpus again")
+    first = _locate(rows[0], data_root)
+    if not Path(first).exists():
+        raise ManifestError(
+            f"--data_folder {data_root}: {first}, the first file of {path}, is not there. If the "
+            "corpus has moved, prepare it again (--skip_prep False)"
+        )
+    unknown = tokenizer.unknown_characters("".join({c for row in rows for c in row.wrd}))
+    for row in rows:
+        if not row.wrd:
+            raise ManifestError(f"{path}: the utterance {row.id} has an empty transcript")
+        if unknown and not set(unknown).isdisjoint(row.wrd):
+            tokenizer.encode(row.wrd, row.id)
+    return rows
+
+
+def _locate(row: Row, data_root: StrPath) -> str:
+    return row.wav.replace(DATA_ROOT, str(data_root), 1)
+
+
+def _build(
+    rows: Iterable[Row], data_root: StrPath, reader: _Reader, tokenizer: Tokenizer
+) -> DynamicItemDataset:
+    data = {
+        row.id: {
+            "duration": row.duration,
+            "wav": _locate(row, data_root),
+            "spk_id": row.spk_id,
+            "wrd": row.wrd,
+        }
+        for row in rows
+    }
+    dataset = DynamicItemDataset(data)
+    encoder = _Encoder(tokenizer)
+    dataset.add_dynamic_item(reader, takes=["wav", "id"], provides="sig")
+    dataset.add_dynamic_item(encoder.tokens, takes=["wrd", "id"], provides="tokens")
+    keys = ["id", "sig", "wrd", "tokens", "duration"]
+    if tokenizer.bos_index is not None and tokenizer.eos_index is not None:
+        dataset.add_dynamic_item(encoder.tokens_bos, takes=["tokens"], provides="tokens_bos")
+        dataset.add_dynamic_item(encoder.tokens_eos, takes=["tokens"], provides="tokens_eos")
+        keys += ["tokens_bos", "tokens_eos"]
+    dataset.set_output_keys(keys)
+    return dataset
+
+
+def _limit_length(
+    dataset: DynamicItemDataset, shortest: float | None, longest: float | None
+) -> DynamicItemDataset:
+    """Leave out what is too short or too long, and say how much that is."""
+    if shortest is None and longest is None:
+        return dataset
+    minimum = {} if shortest is None else {"duration": shortest}
+    maximum = {} if longest is None else {"duration": longest}
+    kept = dataset.filtered_sorted(key_min_value=minimum, key_max_value=maximum)
+    flags = f"--avoid_if_shorter_than {shortest} --avoid_if_longer_than {longest}"
+    if len(kept) == 0:
+        durations = [item["duration"] for item in dataset.data.values()]
+        raise ManifestError(
+            f"{flags} leave no training utterance: they last {min(durations):.2f} to "
+            f"{max(durations):.2f} s. Allow more"
+        )
+    hours = _hours(dataset) - _hours(kept)
+    logger.info(
+        "%s: %d of %d training utterances left out (%.2f h)",
+        flags,
+        len(dataset) - len(kept),
+        len(dataset),
+        hours,
+    )
+    return kept
+
+
+def _hours(dataset: DynamicItemDataset) -> float:
+    return sum(float(dataset.data[name]["duration"]) for name in dataset.data_ids) / 3600

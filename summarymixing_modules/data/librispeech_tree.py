@@ -1,0 +1,159 @@
+"""LibriSpeech's folder layout: ``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`` and transcripts.
+
+Nothing here opens an audio file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from summarymixing_modules.data.manifest import ManifestError
+
+SPLITS = (
+    "train-clean-100",
+    "train-clean-360",
+    "train-other-500",
+    "dev-clean",
+    "dev-other",
+    "test-clean",
+    "test-other",
+)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One transcript line and the audio file that belongs to it (which may be missing)."""
+
+    id: str
+    text: str
+    audio: Path
+
+
+@dataclass(frozen=True)
+class SplitListing:
+    """Content of a split's folder.
+
+    Attributes:
+        transcripts: in the order of their ids.
+        untranscribed: audio files that no transcript names.
+    """
+
+    transcripts: list[Transcript]
+    untranscribed: list[Path]
+
+
+def corpus_root(data_folder: Path) -> Path:
+    """The folder that holds the splits: ``data_folder`` itself, or ``LibriSpeech`` in it.
+
+    Raises:
+        ManifestError: neither holds a split of LibriSpeech.
+    """
+    if not data_folder.is_dir():
+        raise ManifestError(
+            f"--data_folder {data_folder}: no such folder. Give the LibriSpeech folder or its "
+            "parent, or make the synthetic demo corpus there (data.demo_corpus.make_demo_corpus)"
+        )
+    for root in (data_folder, data_folder / "LibriSpeech"):
+        if _splits_in(root):
+            return root
+    raise ManifestError(
+        f"--data_folder {data_folder}: found no LibriSpeech split ({', '.join(SPLITS)}), neither "
+        "there nor in LibriSpeech below it. Give the LibriSpeech folder or its parent"
+    )
+
+
+def _splits_in(root: Path) -> list[str]:
+    return [split for split in SPLITS if (root / split).is_dir()]
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """Folder of a split.
+
+    Raises:
+        ManifestError: LibriSpeech has no such split, or this copy of it does not.
+    """
+    if split not in SPLITS:
+        raise ManifestError(f"{split!r} is not a split of LibriSpeech: use {', '.join(SPLITS)}")
+    folder = root / split
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{root} has no split {split}: it has {', '.join(_splits_in(root))}. "
+            "Unpack the missing one there, or name other splits"
+        )
+    return folder
+
+
+def _transcript_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*/*/*.trans.txt"))
+    if not files:
+        raise ManifestError(
+            f"{folder}: no transcript SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt in it: "
+            "unpack the split again"
+        )
+    return files
+
+
+def split_fingerprint(folder: Path) -> dict[str, int]:
+    """Numbers that change when transcripts change or audio files come or go.
+
+    A file overwritten in place leaves them as they are.
+    """
+    files = _transcript_files(folder)
+    states = [file.stat() for file in files]
+    chapters = [chapter.stat() for chapter in folder.glob("*/*/")]
+    return {
+        "transcript_files": len(files),
+        "transcript_bytes": sum(state.st_size for state in states),
+        "chapters": len(chapters),
+        "newest_ns": max(state.st_mtime_ns for state in (*states, *chapters)),
+    }
+
+
+def read_split(folder: Path) -> SplitListing:
+    """List the transcripts of a split, and the audio files without one.
+
+    Raises:
+        ManifestError: no transcript, a malformed line, or an id used twice.
+    """
+    transcripts: dict[str, Transcript] = {}
+    for file in _transcript_files(folder):
+        for transcript in _read_transcripts(file):
+            if transcript.id in transcripts:
+                raise ManifestError(
+                    f"{file}: the ID {transcript.id} is used twice in {folder}: remove one line"
+                )
+            transcripts[transcript.id] = transcript
+    audio = sorted(folder.glob("*/*/*.flac"))
+    untranscribed = [path for path in audio if path.stem not in transcripts]
+    return SplitListing([transcripts[name] for name in sorted(transcripts)], untranscribed)
+
+
+def _read_transcripts(file: Path) -> Iterator[Transcript]:
+    prefix = "-".join(file.parent.parts[-2:]) + "-"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as err:
+        raise ManifestError(f"{file}: is not UTF-8 text ({err}): convert it") from err
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        identifier, *words = line.split()
+        problem = _line_problem(identifier, words, prefix)
+        if problem:
+            raise ManifestError(
+                f"{file}:{number}: malformed transcript line {line!r}: {problem}. "
+                f"Expected '{prefix}0000 SOME WORDS': correct or remove the line"
+            )
+        yield Transcript(identifier, " ".join(words), file.parent / f"{identifier}.flac")
+
+
+def _line_problem(identifier: str, words: list[str], prefix: str) -> str:
+    if not identifier.startswith(prefix):
+        return f"the ID does not start with {prefix!r}, as its folder asks"
+    if not words:
+        return "there are no words after the ID"
+    if any("$" in word for word in words):
+        return "'$' marks variables in SpeechBrain's manifests"
+    return ""

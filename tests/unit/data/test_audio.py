@@ -1,0 +1,137 @@
+"""Reading audio: the right samples, and an error that names file, problem and remedy."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from summarymixing_modules.data.audio import (
+    AudioError,
+    AudioInfo,
+    check_audio,
+    probe_audio,
+    read_audio,
+)
+
+
+def write(path: Path, frames: int = 8000, rate: int = 16000, channels: int = 1) -> Path:
+    samples = 0.1 * np.random.default_rng(1).standard_normal((frames, channels))
+    soundfile.write(path, samples, rate)
+    return path
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".wav", ".ogg"])
+def test_reads_what_was_written(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a{suffix}")
+    expected = soundfile.read(path, dtype="float32")[0]
+    samples = read_audio(path)
+    assert samples.dtype == torch.float32 and samples.shape == (8000,)
+    assert np.array_equal(samples.numpy(), expected)
+    assert np.array_equal(read_audio(path, start=100, stop=300).numpy(), expected[100:300])
+    assert probe_audio(path) == check_audio(path) == AudioInfo(8000, 16000, 1)
+    assert probe_audio(path).duration == 0.5
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    for read in (probe_audio, read_audio):
+        with pytest.raises(AudioError, match=r"gone\.flac: no such audio file: check that"):
+            read(tmp_path / "gone.flac")
+
+
+def test_empty_file_text_file_and_zero_length(tmp_path: Path) -> None:
+    (tmp_path / "empty.flac").touch()
+    (tmp_path / "text.flac").write_text("not audio")
+    write(tmp_path / "zero.wav", frames=0)
+    for name, problem in {
+        "empty.flac": "is empty",
+        "text.flac": "cannot be read as audio",
+        "zero.wav": "holds no samples",
+    }.items():
+        for read in (probe_audio, read_audio):
+            with pytest.raises(AudioError, match=f"{name}: .*{problem}.*download or copy it again"):
+                read(tmp_path / name)
+
+
+def test_truncated_flac_is_found_by_decoding(tmp_path: Path) -> None:
+    path = cut(write(tmp_path / "a.flac"))
+    assert probe_audio(path).frames == 8000
+    with pytest.raises(AudioError, match=r"a\.flac: truncated or damaged"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".ogg"])
+def test_truncation_that_the_header_reveals(tmp_path: Path, suffix: str) -> None:
+    path = cut(write(tmp_path / f"a{suffix}", frames=64000))
+    for read in (probe_audio, read_audio):
+        with pytest.raises(AudioError, match="truncated or damaged"):
+            read(path)
+
+
+def test_a_wav_file_written_to_a_pipe_is_not_truncated(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav")
+    content = bytearray(path.read_bytes())
+    size_at = content.index(b"data") + 4
+    content[size_at : size_at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert read_audio(path).shape == (8000,)
+
+
+def test_damage_in_the_middle(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", frames=32000)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = np.random.default_rng(0).bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match="truncated or damaged"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("read", [check_audio, read_audio])
+def test_wrong_rate_and_channels(tmp_path: Path, read: Callable[..., object]) -> None:
+    with pytest.raises(AudioError, match="sampled at 8000 Hz, 16000 Hz is needed: resample it"):
+        read(write(tmp_path / "slow.wav", rate=8000))
+    with pytest.raises(AudioError, match="has 2 channels, one is needed: mix it down"):
+        read(write(tmp_path / "stereo.wav", channels=2))
+    assert read(write(tmp_path / "ok.wav", rate=8000), 8000) is not None
+
+
+def test_samples_that_are_not_numbers(tmp_path: Path) -> None:
+    samples = np.zeros(100, dtype=np.float32)
+    samples[3] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"nan\.wav: holds samples that are NaN"):
+        read_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 8001), (-1, 10), (20, 20), (9000, None)])
+def test_segments_outside_the_file(tmp_path: Path, start: int, stop: int | None) -> None:
+    with pytest.raises(AudioError, match="were asked for, but it has 8000"):
+        read_audio(write(tmp_path / "a.wav"), start=start, stop=stop)
+
+
+def test_the_error_travels_between_processes(tmp_path: Path) -> None:
+    with pytest.raises(AudioError) as caught:
+        read_audio(tmp_path / "gone.flac")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_recorded_speech(recorded_librispeech: Path) -> None:
+    paths = sorted(recorded_librispeech.rglob("*.flac"))[:3]
+    assert paths
+    for path in paths:
+        info = check_audio(path)
+        samples = read_audio(path)
+        assert samples.shape == (info.frames,) and 1 < info.duration < 36
+        assert 0.001 < samples.std() < 0.5
