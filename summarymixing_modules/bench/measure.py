@@ -1,0 +1,96 @@
+"""Timing in interleaved rounds, and the memory that a forward pass keeps."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one case over the rounds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        low, high = min(self.seconds), max(self.seconds)
+        return f"{1e3 * self.median:.1f} ms ({1e3 * low:.1f}–{1e3 * high:.1f})"
+
+
+def time_interleaved(
+    cases: Mapping[str, Callable[[], object]], rounds: int = 7, warm_up: int = 1
+) -> dict[str, Timing]:
+    """Times cases in turn, A B A B …, so that ratios hold while the machine's speed drifts.
+
+    Args:
+        cases: name → what to time.
+        rounds: counted runs of each.
+        warm_up: runs before those.
+
+    Returns:
+        the timing of each case.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(warm_up + rounds):
+        for name, run in cases.items():
+            _synchronise()
+            started = time.perf_counter()
+            run()
+            _synchronise()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def paired_ratio(timings: Mapping[str, Timing], slow: str, fast: str) -> float:
+    """Median over the rounds of slow / fast."""
+    pairs = zip(timings[slow].seconds, timings[fast].seconds, strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def forward_backward(module: Callable[..., Tensor], x: Tensor, *arguments: object) -> None:
+    """One training step's work without the optimizer."""
+    x = x.detach().requires_grad_()
+    y = module(x, *arguments)
+    y.backward(torch.ones_like(y))
+
+
+def kept_bytes(forward: Callable[[], Tensor], module: nn.Module) -> int:
+    """Bytes of the tensors that a forward pass keeps for backward, parameters not counted."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    for parameter in module.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    del output
+    return sum(kept.values())
+
+
+def log_log_slope(lengths: Sequence[int], values: Sequence[float]) -> float:
+    """Least-squares exponent p of value ∝ length^p."""
+    xs, ys = [math.log(v) for v in lengths], [math.log(v) for v in values]
+    x_mean, y_mean = statistics.fmean(xs), statistics.fmean(ys)
+    over = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
+    return over / sum((x - x_mean) ** 2 for x in xs)
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
