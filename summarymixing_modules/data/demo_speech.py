@@ -1,6 +1,6 @@
 """The speakers of the synthetic demo corpus and how one of its utterances is rendered.
 
-A speaker is one espeak-ng voice variant with one English accent, a pitch and a rate. Voice variants
+A speaker is an espeak-ng voice variant with a pitch and a rate. Voice variants
 are dealt to train, dev and test once and for all, siblings (``klatt``, ``klatt2``, ...) together,
 so that nobody heard in training is heard in evaluation, whatever the seed.
 """
@@ -19,7 +19,6 @@ from scipy.signal import lfilter
 
 from summarymixing_modules.data.demo_grammar import Sentence
 from summarymixing_modules.data.espeak import (
-    ACCENTS,
     EspeakError,
     speak,
     variant_sex,
@@ -28,6 +27,8 @@ from summarymixing_modules.data.espeak import (
 
 SAMPLE_RATE = 16000
 UTTERANCES_PER_CHAPTER = 25
+ACCENT = "en-us"  # one pronunciation of each word: minutes of training are to be enough
+SPEAKERS_PER_VARIANT = 4  # they differ in pitch and rate
 
 DEV_VARIANTS = (
     *("Alex", "Andrea", "Denis", "Storm", "Tweaky", "aunty", "grandpa", "m3", "m6", "max"),
@@ -98,16 +99,16 @@ class Utterance:
 
 
 def _speakers(variants: Sequence[str], seed: int) -> list[Speaker]:
-    """Every variant with every accent, in an order that mixes them."""
+    """The speakers of every variant, in an order that mixes them."""
     all_variants = voice_variants()
     speakers = []
     for variant in variants:
-        for accent_index, accent in enumerate(ACCENTS):
-            number = 1001 + all_variants.index(variant) * len(ACCENTS) + accent_index
+        for seat in range(SPEAKERS_PER_VARIANT):
+            number = 1001 + all_variants.index(variant) * SPEAKERS_PER_VARIANT + seat
             rng = np.random.default_rng([seed, number])
             pitch = int(rng.integers(*_PITCH_RANGE, endpoint=True))
             rate = int(rng.integers(*_RATE_RANGE, endpoint=True))
-            speakers.append(Speaker(number, variant, accent, pitch, rate))
+            speakers.append(Speaker(number, variant, ACCENT, pitch, rate))
     order = np.random.default_rng([seed, len(speakers)]).permutation(len(speakers))
     return [speakers[index] for index in order]
 

@@ -18,7 +18,8 @@ from summarymixing_modules.data import demo_corpus, demo_speech
 from summarymixing_modules.data.demo_corpus import DemoCorpusError, make_demo_corpus
 from summarymixing_modules.data.demo_grammar import make_sentences
 from summarymixing_modules.data.demo_speech import cast, split_variants
-from summarymixing_modules.data.espeak import ACCENTS, EspeakError, voice_variants
+from summarymixing_modules.data.demo_speech import SPEAKERS_PER_VARIANT
+from summarymixing_modules.data.espeak import EspeakError, voice_variants
 
 #: Sentences for train, dev and test.
 TINY = (12, 3, 4)
@@ -100,7 +101,7 @@ def test_siblings_of_a_voice_are_in_its_split() -> None:
 
 def test_every_speaker_is_cast_and_ids_are_unique() -> None:
     variants = split_variants()["dev-clean"]
-    speakers = len(variants) * len(ACCENTS)
+    speakers = len(variants) * SPEAKERS_PER_VARIANT
     utterances = cast(make_sentences(30 * speakers, seed=1), variants, seed=1)
     assert len({u.identifier for u in utterances}) == len(utterances)
     assert len({u.speaker.number for u in utterances}) == speakers

@@ -12,10 +12,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.config import (
-    ConfigError,
     leave_process_group,
     load_recipe,
     refuse_foreign_mixer_options,
@@ -47,13 +47,14 @@ def main(argv: Sequence[str]) -> dict[str, object]:
         valid_loader_kwargs=data.eval_loader,
     )
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
-    return brain.finish(metrics, real_time_factor)
+    extra = {"test_wer": metrics["test_wer"]}  # of the first test split, where people look
+    return brain.finish(metrics, real_time_factor, extra)
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except ConfigError as error:
+    except InputError as error:
         sys.exit(f"error: {error}")
     finally:
         leave_process_group()

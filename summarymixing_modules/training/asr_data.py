@@ -1,0 +1,127 @@
+"""From the data keys of a recipe to manifests, tokenizer, datasets and loaders on LibriSpeech."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+
+from summarymixing_modules.data.batching import collate, make_batch_sampler
+from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
+from summarymixing_modules.data.librispeech import LibriSpeechManifests, prepare_librispeech
+from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
+from summarymixing_modules.data.tokenizers import Tokenizer
+
+logger = get_logger(__name__)
+
+DATA_KEYS = frozenset(
+    {
+        "data_folder",
+        "save_folder",
+        "train_splits",
+        "dev_splits",
+        "test_splits",
+        "skip_prep",
+        "verify_audio",
+        "max_bad_audio",
+        "prep_workers",
+        "token_type",
+        "output_neurons",
+        "sample_rate",
+        "sorting",
+        "avoid_if_longer_than",
+        "avoid_if_shorter_than",
+        "max_batch_length",
+        "max_batch_ex",
+        "num_buckets",
+        "num_workers",
+        "test_batch_size",
+        "seed",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ASRData:
+    """What a speech recognition recipe trains and tests on.
+
+    Attributes:
+        tokenizer: maps transcripts to tokens.
+        datasets: train, valid, and a test set for each split.
+        train_loader: keyword arguments of the training DataLoader.
+        eval_loader: those of the others.
+    """
+
+    tokenizer: Tokenizer
+    datasets: SpeechDatasets
+    train_loader: dict[str, Any]
+    eval_loader: dict[str, Any]
+
+
+def load_librispeech(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRData:
+    """Prepares LibriSpeech and builds everything that reads it.
+
+    Args:
+        hparams: with the ``DATA_KEYS``.
+        bos_eos: reserve marks for an attention decoder.
+
+    Raises:
+        InputError: see ``prepare_librispeech``, ``build_tokenizer`` and ``make_datasets``.
+    """
+    manifests = _prepare(hparams)
+    tokenizer = build_tokenizer(
+        hparams["token_type"],
+        manifests.train,
+        hparams["save_folder"],
+        hparams["output_neurons"],
+        bos_eos,
+    )
+    datasets = make_datasets(
+        manifests.train,
+        manifests.valid,
+        manifests.test,
+        hparams["data_folder"],
+        tokenizer,
+        Path(hparams["output_folder"]) / "bad_audio.csv",
+        hparams["sample_rate"],
+        hparams["sorting"],
+        hparams["avoid_if_longer_than"],
+        hparams["avoid_if_shorter_than"],
+        hparams["max_bad_audio"],
+    )
+    sampler = make_batch_sampler(
+        datasets.train,
+        hparams["max_batch_length"],
+        hparams["num_buckets"],
+        hparams["max_batch_ex"],
+        shuffle=hparams["sorting"] == "random",
+        batch_ordering=hparams["sorting"],
+        seed=hparams["seed"],
+    )
+    loader = {"collate_fn": collate, "num_workers": hparams["num_workers"]}
+    return ASRData(
+        tokenizer,
+        datasets,
+        {"batch_sampler": sampler, **loader},
+        {"batch_size": hparams["test_batch_size"], **loader},
+    )
+
+
+def _prepare(hparams: Mapping[str, Any]) -> LibriSpeechManifests:
+    """Writes the manifests on the main process; every process learns where they are."""
+    arguments = {
+        "data_folder": hparams["data_folder"],
+        "save_folder": hparams["save_folder"],
+        "train_splits": hparams["train_splits"],
+        "dev_splits": hparams["dev_splits"],
+        "test_splits": hparams["test_splits"],
+        "workers": hparams["prep_workers"],
+        "verify": hparams["verify_audio"],
+        "max_bad_fraction": hparams["max_bad_audio"],
+    }
+    run_on_main(prepare_librispeech, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
+    return prepare_librispeech(**arguments, skip_prep=True)

@@ -1,0 +1,40 @@
+"""The mean of the weights of several checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
+from speechbrain.utils.checkpoints import (
+    DEFAULT_LOAD_HOOKS,
+    Checkpoint,
+    average_checkpoints,
+    get_default_hook,
+    torch_recovery,
+)
+
+from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+
+
+def is_end_of_epoch(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint closed an epoch (not one of those saved every few minutes or steps)."""
+    return INTRA_EPOCH_CKPT_FLAG not in checkpoint.meta
+
+
+def load_average(checkpointer: AtomicCheckpointer, checkpoints: Sequence[Checkpoint]) -> None:
+    """Load the mean weights of checkpoints into the checkpointer's modules.
+
+    Averages the recoverables that are plain modules; those with a loader of their own (statistics
+    of input normalization, say) keep what they hold.
+
+    Raises:
+        ArchitectureMismatchError: a checkpoint was made with another architecture.
+    """
+    for checkpoint in checkpoints:
+        checkpointer.check_architecture(checkpoint)
+    for name, module in checkpointer.recoverables.items():
+        plain = get_default_hook(module, DEFAULT_LOAD_HOOKS) is torch_recovery
+        if isinstance(module, torch.nn.Module) and plain:
+            if name not in checkpointer.custom_load_hooks:
+                module.load_state_dict(average_checkpoints(checkpoints, name), strict=True)

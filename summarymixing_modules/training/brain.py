@@ -1,0 +1,318 @@
+"""The Brain every objective builds on: safe steps, exact resume, curves and a report.
+
+A subclass writes `compute_forward`, `compute_objectives`, `on_stage_start` and `on_stage_end`, as
+in any SpeechBrain recipe; the latter calls `end_epoch` when an epoch has been validated. train.py
+calls `fit`, `evaluate` and `finish`. All of these are to be called on every rank.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataloader import LoopedLoader, SaveableDataLoader
+from speechbrain.utils.checkpoints import mark_as_loader, register_checkpoint_hooks
+from speechbrain.utils.distributed import ddp_broadcast
+from speechbrain.utils.logger import get_logger
+from torch.utils.data import DataLoader
+
+from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
+from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.memory import peak_memory_mb
+from summarymixing_modules.training.report import write_report
+from summarymixing_modules.training.resume import EpochSeeder, RandomState
+from summarymixing_modules.training.statistics import MovingStatistics
+from summarymixing_modules.training.steps import SCHEDULER_KEYS, SafeStepBrain
+
+logger = get_logger(__name__)
+
+
+@register_checkpoint_hooks
+class SafeBrain(SafeStepBrain):
+    """SpeechBrain's Brain, made safe.
+
+    - A non-finite loss or gradient, on any rank, skips the accumulation window on all ranks: the
+      weights, the optimizer's state and the moving feature statistics stay as they were. So does
+      an empty batch, before the forward pass. ``skipped_batches.jsonl`` in the output folder names
+      the utterances. More than ``--nonfinite_patience`` skipped steps in a row stop the training.
+    - An fp16 overflow lowers the loss scale and counts as such a step only at `MIN_LOSS_SCALE`.
+    - Training goes on after a kill as if nothing had happened; see `training.resume`.
+    - The scheduler in ``hparams`` (one of `SCHEDULER_KEYS`) sets the learning rate before every
+      optimizer step, so that step n is made with the rate of step n.
+
+    Keys of ``hparams`` that are read, all optional: the `known_keys`, and SpeechBrain's options.
+
+    Raises:
+        TypeError: the checkpointer is not an AtomicCheckpointer.
+        ValueError: more than one scheduler, or a ``curve_interval`` below 1.
+    """
+
+    known_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "avg_checkpoints",  # evaluate the mean of this many checkpoints
+            "curve_interval",  # optimizer steps between two points of the curves
+            "output_folder",
+            "sample_rate",  # Hz, of the audio `batch.sig`
+            "seed",
+            "train_logger",
+            *SCHEDULER_KEYS,
+        }
+    )
+    architecture_keys: ClassVar[tuple[str, ...]] = (
+        "attention_type",
+        "mode",
+        "d_model",
+        "nhead",
+        "num_encoder_layers",
+        "output_neurons",
+    )
+
+    def __init__(
+        self,
+        modules: Mapping[str, torch.nn.Module] | None = None,
+        opt_class: Callable[..., torch.optim.Optimizer] | None = None,
+        hparams: Mapping[str, Any] | None = None,
+        run_opts: Any = None,
+        checkpointer: AtomicCheckpointer | None = None,
+    ) -> None:
+        if checkpointer is not None and not isinstance(checkpointer, AtomicCheckpointer):
+            raise TypeError(
+                "The checkpointer must be !new:summarymixing_modules.training.checkpoints."
+                f"AtomicCheckpointer, not {type(checkpointer).__name__}: a kill during one of its "
+                "saves would leave a checkpoint that cannot be loaded."
+            )
+        super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        self.averaged_checkpoints = 0
+        self.random_state = RandomState()
+        self._given_sampler: Any = None
+        if checkpointer is not None:
+            self._prepare_checkpointer(checkpointer)
+
+    # ---- for subclasses -------------------------------------------------------------------------
+
+    def architecture(self) -> dict[str, Any]:
+        """What decides the shape of the model; stored with checkpoints, compared on loading."""
+        found = {key: getattr(self.hparams, key, None) for key in self.architecture_keys}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def end_epoch(
+        self,
+        epoch: int,
+        train_stats: Mapping[str, float],
+        valid_stats: Mapping[str, float] | None = None,
+        *,
+        max_keys: Iterable[str] = (),
+        min_keys: Iterable[str] = (),
+    ) -> None:
+        """Close an epoch: history, ``train_logger``, checkpoint. Call it from `on_stage_end`.
+
+        Keeps the ``avg_checkpoints`` most recent checkpoints, and as many of the best by each key;
+        those saved within the epoch are deleted.
+
+        Args:
+            epoch: its number, from 1.
+            train_stats: means over the epoch, such as ``{"loss": 1.2}``.
+            valid_stats: likewise; "WER", "CER", "SER" and "EER" in percent. Stored in the meta.
+            max_keys: keys of `valid_stats` of which more is better.
+            min_keys: keys of `valid_stats` of which less is better.
+        """
+        valid_stats = valid_stats or {}
+        learning_rate = self._learning_rate()
+        self._measure_memory()
+        stats = {"lr": learning_rate, "train": dict(train_stats), "valid": dict(valid_stats)}
+        self.history.add_epoch(epoch, self.optimizer_step, stats)
+        if hasattr(self.hparams, "train_logger"):
+            # On every rank: the logger writes on rank 0 only, and broadcasts.
+            self.hparams.train_logger.log_stats(
+                {"epoch": epoch, "lr": learning_rate, "steps": self.optimizer_step},
+                train_stats=dict(train_stats),
+                valid_stats=dict(valid_stats),
+            )
+        if self.checkpointer is not None:
+            self.checkpointer.save_and_keep_only(
+                meta={"epoch": epoch, **valid_stats},
+                num_to_keep=max(1, int(getattr(self.hparams, "avg_checkpoints", 1))),
+                max_keys=max_keys,
+                min_keys=min_keys,
+                ckpt_predicate=is_end_of_epoch,
+            )
+            self.checkpointer.delete_checkpoints(  # those within the epoch have served
+                num_to_keep=0, ckpt_predicate=lambda checkpoint: not is_end_of_epoch(checkpoint)
+            )
+
+    def finish(
+        self,
+        metrics: Mapping[str, float],
+        real_time_factor: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write ``result.json`` and ``curves.png`` into the output folder and print their paths.
+
+        Args:
+            metrics: the results, error rates in percent, such as ``{"test_wer": 4.2}``.
+            real_time_factor: seconds of computing per second of audio, where it was measured.
+            extra: more entries for ``result.json``.
+
+        Returns:
+            The content of ``result.json``, on every rank.
+
+        Raises:
+            ValueError: hparams has no ``output_folder``.
+        """
+        if self.output_folder is None:
+            raise ValueError("finish() needs an output_folder in the YAML file.")
+        self.history.count_time()
+        self._measure_memory()
+        return write_report(self, self.output_folder, metrics, real_time_factor, extra)
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        epoch_counter: Iterable[int],
+        train_set: Any,
+        valid_set: Any = None,
+        progressbar: bool | None = None,
+        train_loader_kwargs: Mapping[str, Any] | None = None,
+        valid_loader_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Train, resuming from the last checkpoint; see SpeechBrain's method for the arguments."""
+        if not self.test_only:
+            if not isinstance(train_set, DataLoader | LoopedLoader):
+                options = dict(train_loader_kwargs or {})
+                train_set = self.make_dataloader(train_set, sb.Stage.TRAIN, **options)
+            self._prepare_loader(train_set)
+        super().fit(
+            self._epochs_to_do(epoch_counter),
+            train_set,
+            valid_set,
+            progressbar,
+            valid_loader_kwargs=dict(valid_loader_kwargs or {}),
+        )
+
+    def _epochs_to_do(self, epoch_counter: Iterable[int]) -> Iterator[int]:
+        """The epochs, none after the limit of optimizer steps (a finished run that is resumed)."""
+        epochs = iter(epoch_counter)
+        while self.optimizer_step_limit is None or self.optimizer_step < self.optimizer_step_limit:
+            epoch = next(epochs, None)
+            if epoch is None:
+                return
+            self.random_state.restore_before_epoch()
+            before = self.optimizer_step
+            yield epoch
+            if self.optimizer_step == before:
+                logger.warning(
+                    f"Epoch {epoch} made no optimizer step: it has fewer batches than "
+                    f"--grad_accumulation_factor={self.grad_accumulation_factor}, or all failed."
+                )
+
+    def on_fit_start(self) -> None:
+        """Compile, wrap for DDP, make the optimizers, load the last checkpoint."""
+        super().on_fit_start()
+        self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
+
+    def _start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.clock.restart()
+
+    # ---- evaluation -----------------------------------------------------------------------------
+
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
+        """Load the best checkpoint, or the mean of the best ``avg_checkpoints`` by the same key.
+
+        Without a key the most recent ones are taken. The progress of the training (step, history,
+        random numbers) stays what it is.
+
+        Raises:
+            FileNotFoundError: with ``--test_only``, when there is no checkpoint to evaluate.
+        """
+        if self.checkpointer is None:
+            return
+        found = self.checkpointer.find_checkpoints(
+            max_key=max_key,
+            min_key=min_key,
+            ckpt_predicate=is_end_of_epoch,
+            max_num_checkpoints=max(1, int(getattr(self.hparams, "avg_checkpoints", 1))),
+        )
+        if not found and self.test_only:
+            by = f" with a {max_key or min_key}" if max_key or min_key else ""
+            raise FileNotFoundError(
+                f"There is no checkpoint{by} in {self.checkpointer.checkpoints_dir}: train first "
+                "(without --test_only), or give the --output_folder of a trained model."
+            )
+        if not found:
+            logger.warning("No checkpoint to load: evaluating the weights as they are.")
+            return
+        progress = {name: self.checkpointer.recoverables.pop(name) for name in self._progress()}
+        try:
+            self.checkpointer.load_checkpoint(found[0])
+        finally:
+            self.checkpointer.recoverables.update(progress)
+        if len(found) > 1:
+            load_average(self.checkpointer, found)
+        self.averaged_checkpoints = len(found)
+        if not self.history.epochs:  # a process that did not train: the report wants the curves
+            latest = self.checkpointer.find_checkpoint().paramfiles.get("history")
+            if latest is not None:
+                self.history.load(latest)
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def _progress(self) -> dict[str, Any]:
+        return {"brain": self, "history": self.history, "random_state": self.random_state}
+
+    def _prepare_checkpointer(self, checkpointer: AtomicCheckpointer) -> None:
+        checkpointer.architecture = checkpointer.architecture or self.architecture()
+        # With --debug every rank has made a temporary folder of its own.
+        checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
+        for name, recoverable in self._progress().items():
+            checkpointer.add_recoverable(name, recoverable, optional_load=name != "brain")
+        known = checkpointer.recoverables.values()
+        if self.lr_scheduler is not None and all(self.lr_scheduler is not r for r in known):
+            checkpointer.add_recoverable("lr_scheduler", self.lr_scheduler)
+
+    def _prepare_loader(self, loader: DataLoader | LoopedLoader) -> None:
+        """Make the train loader's order a function of seed and epoch, and its position saved."""
+        seed = getattr(self.hparams, "seed", None)
+        if seed is None:
+            seed = os.environ.get("SB_GLOBAL_SEED", "0")  # set by seed_everything
+        if not isinstance(self.train_sampler, EpochSeeder):  # of an earlier call
+            self._given_sampler = self.train_sampler
+        self.train_sampler: Any = EpochSeeder(
+            loader, int(seed), self.random_state, self._start_epoch, self._given_sampler
+        )
+        if self.checkpointer is None or loader in self.checkpointer.recoverables.values():
+            return
+        if isinstance(loader, SaveableDataLoader | LoopedLoader):
+            self.checkpointer.add_recoverable("dataloader-TRAIN", loader)
+        else:
+            logger.warning(
+                f"A {type(loader).__name__} does not save its position: a resumed epoch starts "
+                "over. Give fit() the data set, or a loader of make_dataloader()."
+            )
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
+        """Save within an epoch only between accumulation windows: gradients are not saved."""
+        between = self.step % self.grad_accumulation_factor == 0
+        return between and super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        super()._save_intra_epoch_ckpt()
+        self.clock.restart()  # saving is no part of the next step
+
+    def _measure_memory(self) -> None:
+        peak = peak_memory_mb(self.device)
+        totals = self.history.totals
+        totals["peak_memory_mb"] = max(totals["peak_memory_mb"], peak)
+
+    @mark_as_loader
+    def _recover_progress(self, path: Path, end_of_epoch: bool) -> None:
+        """Restore the position in the training; SpeechBrain's saver wrote it."""
+        self._recover(path, end_of_epoch)
+        if end_of_epoch:  # saved before the epoch's own counters were reset
+            self.step = 0
+            self.avg_train_loss = 0.0

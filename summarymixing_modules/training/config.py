@@ -1,0 +1,130 @@
+"""From the command line to the objects of a recipe: `load_recipe`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.core import DEFAULT_LOG_CONFIG
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    if_main_process,
+    is_distributed_initialized,
+)
+from speechbrain.utils.run_opts import RunOptions
+
+from summarymixing_modules.training.options import (
+    RUN_OPTIONS,
+    ConfigError,
+    read_overrides,
+    refuse_foreign_mixer_options,
+    with_numbers,
+)
+from summarymixing_modules.training.yaml_checks import check_yaml, parse_yaml
+
+__all__ = [
+    "ConfigError",
+    "Recipe",
+    "leave_process_group",
+    "load_recipe",
+    "refuse_foreign_mixer_options",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A loaded recipe.
+
+    Attributes:
+        hparams: the objects of the YAML file by key.
+        run_opts: SpeechBrain's run options, for the Brain.
+        overrides: the YAML keys given on the command line and their values as text.
+        hparams_file: the YAML file.
+    """
+
+    hparams: dict[str, Any]
+    run_opts: RunOptions
+    overrides: dict[str, str]
+    hparams_file: Path
+
+
+def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
+    """Read a recipe's YAML file and command line, join the DDP group, make the output folder.
+
+    The YAML file comes first: ``train.py hparams/x.yaml --data_folder=/data --device=cpu``. All
+    checks are made before anything is built or written.
+
+    Args:
+        argv: the command line without the script's name (``sys.argv[1:]``).
+        known_keys: the top-level keys of the YAML file that code reads by name: those of train.py
+            and the Brain's ``known_keys``. SpeechBrain's run options are known anyway.
+
+    Returns:
+        The recipe, its objects built.
+
+    Raises:
+        ConfigError: no such file, an unknown, repeated or incomplete option, a missing value, or a
+            key that nothing reads. Names it, the file and the nearest names.
+    """
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        raise ConfigError("Give the recipe's YAML file first: train.py hparams/x.yaml --key=value")
+    if argv[0] in ("-h", "--help"):
+        sb.parse_arguments(list(argv))  # prints the run options and exits
+    file = Path(argv[0])
+    tree = parse_yaml(file)
+    overrides = read_overrides(argv[1:], tree)
+    check_yaml(file, tree, overrides, {*known_keys, *RUN_OPTIONS})
+    _, run_opts, override_text = sb.parse_arguments(list(argv))
+    run_opts = with_numbers(run_opts)
+    _check_backend(run_opts)
+    ddp_init_group(run_opts)
+    with file.open(encoding="utf-8") as stream:
+        hparams = load_hyperpyyaml(stream, override_text)
+    _make_output_folder(hparams, file, override_text, run_opts)
+    return Recipe(hparams, run_opts, overrides, file)
+
+
+def leave_process_group() -> None:
+    """Leave the DDP group, if there is one: the last line of a train.py."""
+    if is_distributed_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _check_backend(run_opts: RunOptions) -> None:
+    local_rank = os.environ.get("LOCAL_RANK")
+    needs_gpus = local_rank is not None and run_opts.distributed_backend == "nccl"
+    if needs_gpus and int(local_rank or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"torchrun started process {local_rank} of this machine, which has "
+            f"{torch.cuda.device_count()} GPUs. Start as many processes as GPUs, or, to train on "
+            "the CPU, add --distributed_backend=gloo --device=cpu."
+        )
+
+
+def _make_output_folder(
+    hparams: dict[str, Any], file: Path, override_text: str, run_opts: RunOptions
+) -> None:
+    """Make the experiment's folder with the resolved YAML file, the log and the script."""
+    if "output_folder" not in hparams:
+        raise ConfigError(f"{file} has no output_folder: where should the results go?")
+    folder = Path(hparams["output_folder"])
+    sb.create_experiment_directory(
+        folder,
+        hyperparams_to_save=file,
+        overrides=override_text,
+        log_config=run_opts.log_config or DEFAULT_LOG_CONFIG,
+    )
+    if if_main_process():
+        # SpeechBrain copies the file that calls it, this one; the user's script is worth more.
+        (folder / Path(__file__).name).unlink(missing_ok=True)
+        script = Path(sys.argv[0])
+        if script.is_file():
+            shutil.copy(script, folder)

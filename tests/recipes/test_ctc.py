@@ -1,0 +1,201 @@
+"""The CTC recipe: every YAML, every mixer, two processes, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RECIPES, ROOT, RunRecipe
+from hyperpyyaml import load_hyperpyyaml
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import mixer_names
+
+RECIPE = RECIPES / "LibriSpeech" / "ASR" / "CTC"
+HPARAMS = RECIPE / "hparams"
+YAMLS = sorted(HPARAMS.glob("*.yaml"))
+TINY = [
+    "--token_type=librispeech_char",
+    "--output_neurons=29",
+    "--num_encoder_layers=1",
+    "--d_model=16",
+    "--nhead=2",
+    "--kernel_size=7",
+    "--local_proj_hid_dim=[16]",
+    "--local_proj_out_dim=16",
+    "--summary_hid_dim=[16]",
+    "--cnn_channels=[4, 4]",
+    "--num_workers=0",
+    "--max_batch_length=20",
+    "--num_buckets=2",
+]
+SPLITS = ["--train_splits=[train-clean-100]", "--test_splits=[test-clean]"]
+SMALL = HPARAMS / "small_conformer.yaml"
+
+
+def tiny(hparams: Path) -> list[str]:
+    inner = "--csgu_linear_units=32" if hparams.stem == "branchformer" else "--d_ffn=32"
+    return [*TINY, *SPLITS, inner]
+
+
+@pytest.mark.parametrize("hparams", YAMLS, ids=lambda path: path.stem)
+def test_every_yaml_trains_decodes_and_reports(
+    hparams: Path, run_recipe: RunRecipe, tmp_path: Path
+) -> None:
+    beam = ["--test_beam_size=4"] if hparams.stem == "conformer" else []
+    result = run_recipe(hparams, *tiny(hparams), *beam, "--debug")
+    assert 0 <= result["test_wer"] and result["optimizer_steps"] > 0
+    assert result["parameters"]["total"] > 0 and result["real_time_factor"] > 0
+    folder = tmp_path / "run"
+    assert json.loads((folder / "result.json").read_text())["test_wer"] == result["test_wer"]
+    assert (folder / "curves.png").stat().st_size > 10_000
+    assert "WER" in (folder / "wer_test-clean.txt").read_text()
+
+
+@pytest.mark.parametrize("name", mixer_names())
+def test_every_mixer_trains_by_one_flag(name: str, run_recipe: RunRecipe) -> None:
+    result = run_recipe(SMALL, *tiny(SMALL), f"--attention_type={name}", "--debug")
+    assert result["architecture"]["attention_type"] == name
+    assert np.isfinite(result["metrics"]["test-clean_loss"])
+
+
+def test_streaming_training_and_bfloat16(run_recipe: RunRecipe) -> None:
+    options = ["--streaming=True", "--chunkwise_prob=1.0", "--precision=bf16", "--debug"]
+    result = run_recipe(SMALL, *tiny(SMALL), *options)
+    assert result["precision"] == "bf16" and np.isfinite(result["metrics"]["test-clean_loss"])
+
+
+def test_learns_its_training_sentences(run_recipe: RunRecipe, corpus: Path, tmp_path: Path) -> None:
+    """The whole chain from FLAC to WER: a model with enough steps can write what it heard."""
+    heard = tmp_path / "LibriSpeech"
+    shutil.copytree(corpus / "LibriSpeech" / "test-clean", heard / "train-clean-100")
+    for split in ("dev-clean", "test-clean"):
+        _copy_as(corpus / "LibriSpeech" / "test-clean", heard / split, split)
+    options = [
+        f"--data_folder={heard}",
+        "--token_type=librispeech_char",
+        "--output_neurons=29",
+        "--num_encoder_layers=2",
+        "--d_model=64",
+        "--d_ffn=128",
+        "--cnn_channels=[64, 64]",
+        "--training_steps=150",
+        "--warmup_steps=20",
+        "--sorting=ascending",
+        "--avg_checkpoints=1",
+    ]
+    result = run_recipe(SMALL, *options)
+    assert result["test_wer"] < 15
+
+
+def _copy_as(source: Path, target: Path, prefix: str) -> None:
+    """A copy of a split under other utterance names."""
+    speaker_of = {path.name: str(9000 + i) for i, path in enumerate(sorted(source.iterdir()))}
+    for path in source.rglob("*.*"):
+        speaker = path.relative_to(source).parts[0]
+        new = speaker_of[speaker] + ("1" if prefix == "dev-clean" else "2")
+        inside = path.relative_to(source / speaker)
+        name = inside.name.replace(f"{speaker}-", f"{new}-", 1)
+        destination = target / new / inside.parent / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            destination.write_text(path.read_text().replace(f"{speaker}-", f"{new}-"))
+        else:
+            shutil.copy(path, destination)
+
+
+def test_two_processes(corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(RECIPE / "train.py"), str(SMALL), *tiny(SMALL)]
+    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
+    command += ["--distributed_backend=gloo", "--training_steps=2", "--noprogressbar"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["world_size"] == 2 and result["optimizer_steps"] == 2
+
+
+@pytest.mark.parametrize("hparams", YAMLS, ids=lambda path: path.stem)
+def test_every_yaml_has_its_stated_size(hparams: Path, tmp_path: Path) -> None:
+    stated = {"conformer": 68.0, "branchformer": 86.1, "small_conformer": None}[hparams.stem]
+    overrides = f"data_folder: {tmp_path}\noutput_folder: {tmp_path}"
+    with hparams.open() as stream, torch.device("meta"):
+        encoder = load_hyperpyyaml(stream, overrides)["transformer"].encoder
+    millions = sum(p.numel() for p in encoder.parameters()) / 1e6
+    assert stated is None or abs(millions / stated - 1) < 0.005
+
+
+def test_resumes_what_was_finished(run_recipe: RunRecipe) -> None:
+    first = run_recipe(SMALL, *tiny(SMALL), "--training_steps=2")
+    again = run_recipe(SMALL, *tiny(SMALL), "--training_steps=2")
+    assert again["optimizer_steps"] == first["optimizer_steps"] == 2
+    assert again["test_wer"] == first["test_wer"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attention_type=SumaryMixing"], "SumaryMixing.*SummaryMixing"),
+        (["--data_folder=/nowhere"], "--data_folder.*/nowhere"),
+        (["--train_splits=[train-clean-360]"], "train-clean-360.*train-clean-100"),
+        (["--attention_type=RoPEMHA", "--mode=SummaryMixing-lite"], "--mode.*RoPEMHA"),
+        (["--mod=x"], "--mod .*--mode"),
+        (["--token_type=unigram", "--output_neurons=5000"], "--output_neurons.*largest"),
+        (["--token_type=librispeech_char", "--output_neurons=30"], "29"),
+    ],
+)
+def test_bad_flags_are_told(options: list[str], message: str, run_recipe: RunRecipe) -> None:
+    named = {option.split("=")[0] for option in options}
+    rest = [option for option in tiny(SMALL) if option.split("=")[0] not in named]
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        run_recipe(SMALL, *rest, *options, "--debug")
+
+
+def test_a_key_that_nothing_reads_is_told(run_recipe: RunRecipe, tmp_path: Path) -> None:
+    folder = tmp_path / "hparams"
+    text = SMALL.read_text().replace("../../../../../hparams", str(ROOT / "hparams"))
+    folder.mkdir()
+    shutil.copy(RECIPE / "train.py", tmp_path)
+    (folder / "typo.yaml").write_text(
+        text.replace("warmup_steps: 300", "warmup_steps: 300\nlrr: 1")
+    )
+    with pytest.raises(InputError, match="lrr.*typo.yaml|typo.yaml.*lrr"):
+        run_recipe(folder / "typo.yaml", "--debug")
+
+
+def test_a_checkpoint_of_another_mixer_is_told(run_recipe: RunRecipe) -> None:
+    run_recipe(SMALL, *tiny(SMALL), "--training_steps=1")
+    with pytest.raises(Exception, match="(?s)SummaryMixing.*RoPEMHA|RoPEMHA.*SummaryMixing"):
+        run_recipe(SMALL, *tiny(SMALL), "--training_steps=1", "--attention_type=RoPEMHA")
+
+
+def test_bad_audio_is_left_out_listed_and_limited(
+    run_recipe: RunRecipe, corpus: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    train = sorted((copy / "LibriSpeech" / "train-clean-100").rglob("*.flac"))
+    tone = np.zeros(8000, dtype=np.float32)
+    soundfile.write(train[0], np.stack([tone, tone], 1), 16_000)
+    soundfile.write(train[1], tone, 8_000)
+    train[2].write_bytes(b"")
+    train[3].unlink()
+    options = [*tiny(SMALL), f"--data_folder={copy}", "--debug"]
+    with pytest.raises(InputError, match="--max_bad_audio|max_bad"):
+        run_recipe(SMALL, *options)
+    result = run_recipe(SMALL, *options, "--max_bad_audio=0.5")
+    assert result["optimizer_steps"] > 0
+    listed = "".join(path.read_text() for path in (tmp_path / "run").rglob("bad_audio.csv"))
+    for path in train[:4]:
+        assert path.stem in listed

@@ -1,0 +1,218 @@
+"""load_recipe: every mistake on the command line or in the YAML file has its own clear error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from summarymixing_modules.training.config import (
+    ConfigError,
+    Recipe,
+    load_recipe,
+    refuse_foreign_mixer_options,
+)
+
+YAML = """
+data_folder: !PLACEHOLDER
+output_folder: OUTPUT
+attention_type: SummaryMixing
+d_model: 4
+width: !ref <d_model> * 2
+layer: !new:torch.nn.Linear
+    in_features: !ref <d_model>
+    out_features: !ref <width>
+modules:
+    layer: !ref <layer>
+features: !include:features.yaml
+    n_mels: !ref <d_model>
+__note: !ref <data_folder>
+precision: fp32
+"""
+FEATURES = """
+n_mels: 80
+rate: !PLACEHOLDER
+bank: !new:torch.nn.Linear
+    in_features: !ref <n_mels>
+    out_features: !ref <rate>
+"""
+KNOWN = {"attention_type", "modules", "features", "output_folder"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A good YAML file that includes another."""
+    (tmp_path / "features.yaml").write_text(FEATURES.replace("!PLACEHOLDER", "7"))
+    file = tmp_path / "model.yaml"
+    file.write_text(YAML.replace("OUTPUT", str(tmp_path / "out")))
+    return file
+
+
+def load(file: Path, *options: str) -> Recipe:
+    """Load with the one option that is always needed."""
+    return load_recipe([str(file), "--data_folder=/data", *options], KNOWN)
+
+
+def message(file: Path, *options: str) -> str:
+    """The error, on one line."""
+    with pytest.raises(ConfigError) as error:
+        load(file, *options)
+    assert not (file.parent / "out").exists(), "nothing is written before all is checked"
+    return re.sub(r"\s+", " ", str(error.value))
+
+
+def edit(file: Path, old: str, new: str) -> Path:
+    """Replace a text in a file."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    return file
+
+
+def test_a_good_recipe(recipe: Path) -> None:
+    loaded = load(recipe, "--d_model", "6", "--precision=bf16", "--debug", "--device=cpu")
+    assert loaded.hparams["layer"].weight.shape == (12, 6)
+    assert loaded.hparams["features"]["bank"].weight.shape == (7, 6)
+    assert loaded.overrides == {"data_folder": "/data", "d_model": "6"}
+    assert loaded.hparams_file == recipe
+    options = loaded.run_opts
+    assert (options.precision, options.debug, options.device) == ("bf16", True, "cpu")
+    written = (recipe.parent / "out" / "hyperparams.yaml").read_text()
+    assert "d_model: 6" in written and "width: 12" in written
+    assert not (recipe.parent / "out" / "config.py").exists()
+
+
+def test_the_limit_of_steps_is_a_number(recipe: Path) -> None:
+    """SpeechBrain leaves it a text, and dies comparing it."""
+    assert load(recipe, "--optimizer_step_limit=20").run_opts.optimizer_step_limit == 20
+    assert load(recipe).run_opts.optimizer_step_limit is None
+    with pytest.raises(ConfigError, match="whole number, not many"):
+        load(recipe, "--optimizer_step_limit=many")
+
+
+def test_no_such_file(recipe: Path) -> None:
+    text = message(recipe.with_name("modle.yaml"))
+    assert "modle.yaml" in text and "there are: features.yaml, model.yaml" in text
+    assert "Did you mean model.yaml?" in text
+
+
+def test_no_file_at_all() -> None:
+    for arguments in ([], ["--device=cpu"]):
+        with pytest.raises(ConfigError, match="YAML file first"):
+            load_recipe(arguments, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [1", "not valid YAML"), ("a: 1\na: 2", "duplicate"), ("- 1", "holds no")],
+)
+def test_a_broken_file(recipe: Path, text: str, told: str) -> None:
+    recipe.write_text(text)
+    assert told in message(recipe) and str(recipe) in message(recipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--d_modle=5"],
+            "--d_modle is neither a key of the YAML file nor a run option. "
+            "Did you mean --d_model or ",
+        ),
+        (["--precison=bf16"], "Did you mean --precision or --eval_precision?"),
+        (["--zzz=1"], "--zzz is neither"),
+        (["--d_model=5", "--d_model=6"], "--d_model is given twice"),
+        (["--device=cpu", "--device", "cuda"], "--device is given twice"),
+        (["--dev=cpu"], "reads --dev as short for --device"),
+        (["--d_model"], "--d_model has no value"),
+        (["--d_model", "--debug"], "--d_model has no value"),
+        (["--d_model=5", "6"], "What is '6' for?"),
+        (["--attention_type=a=b"], "--attention_type holds a '='"),
+    ],
+)
+def test_bad_options(recipe: Path, options: Sequence[str], told: str) -> None:
+    assert told in message(recipe, *options)
+
+
+def test_a_missing_value_names_the_flag(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="give --data_folder=VALUE"):
+        load_recipe([str(recipe)], KNOWN)
+    edit(recipe, "precision: fp32", "precision:\n  train: !PLACEHOLDER")
+    assert "a value for precision[train]: give --precision=VALUE" in message(recipe)
+
+
+def test_a_key_that_nothing_reads(recipe: Path) -> None:
+    edit(recipe, "precision: fp32", "number_of_layers: 3")
+    text = message(recipe)
+    assert "Nothing reads the key 'number_of_layers'" in text and str(recipe) in text
+    with pytest.raises(ConfigError, match="Nothing reads the key 'd_modl'.*mean d_model"):
+        load(edit(recipe, "number_of_layers: 3", "d_modl: 3"))
+
+
+@pytest.mark.parametrize(
+    "reader",
+    ["other: !ref <number>", "other: !ref <number> * 2", "other:\n  - x: !copy <number[a]>",
+     "features2: !include:features.yaml\n    n_mels: !ref <number.attribute>"],
+)  # fmt: skip
+def test_all_kinds_of_reading_count(recipe: Path, reader: str) -> None:
+    """The key passes; the one that reads it is then the one that nothing reads."""
+    edit(recipe, "precision: fp32", f"number: 3\n{reader}")
+    name = reader.split(":")[0]
+    assert f"Nothing reads the key '{name}'" in message(recipe)
+
+
+def test_keys_that_code_reads(recipe: Path) -> None:
+    edit(recipe, "precision: fp32", "number_of_layers: 3")
+    arguments = [str(recipe), "--data_folder=/data"]
+    assert load_recipe(arguments, KNOWN | {"number_of_layers"}).hparams["number_of_layers"] == 3
+
+
+def test_an_include_is_checked_too(recipe: Path) -> None:
+    features = recipe.with_name("features.yaml")
+    edit(recipe, "    n_mels: !ref <d_model>", "    n_mel: !ref <d_model>")
+    text = message(recipe)
+    assert f"'features' of {recipe} gives {features} a 'n_mel'" in text
+    assert "Did you mean n_mels?" in text
+    edit(recipe, "n_mel:", "n_mels:")
+    edit(features, "rate: 7", "rate: !PLACEHOLDER")
+    assert f"must give {features} a value for 'rate'" in message(recipe)
+    edit(recipe, "features.yaml", "featurs.yaml")
+    assert "no YAML file" in message(recipe) and "Did you mean features.yaml?" in message(recipe)
+
+
+def test_an_output_folder_is_needed(tmp_path: Path) -> None:
+    file = tmp_path / "model.yaml"
+    file.write_text("d_model: 3\n")
+    with pytest.raises(ConfigError, match="has no output_folder"):
+        load_recipe([str(file)], {"d_model"})
+
+
+def test_more_processes_than_gpus(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    text = message(recipe)
+    assert "1 GPUs" in text and "--distributed_backend=gloo --device=cpu" in text
+
+
+MIXERS = {
+    "SummaryMixing": {"mode", "summary_hid_dim"},
+    "RoPEMHA": {"nhead"},
+    "RelPosMHAXL": {"nhead"},
+    "cnnonly": set[str](),
+}
+
+
+def test_options_of_another_mixer_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        refuse_foreign_mixer_options(["d_model", "nhead"], "SummaryMixing", MIXERS)
+    text = str(error.value)
+    assert "--nhead" in text and "--attention_type=SummaryMixing" in text
+    assert "RelPosMHAXL, RoPEMHA" in text
+    refuse_foreign_mixer_options({"d_model": "4", "mode": "lite"}, "SummaryMixing", MIXERS)
+    refuse_foreign_mixer_options(["nhead"], "RoPEMHA", MIXERS)
+    with pytest.raises(ConfigError, match="no mixer RopeMHA.*Did you mean RoPEMHA"):
+        refuse_foreign_mixer_options([], "RopeMHA", MIXERS)
