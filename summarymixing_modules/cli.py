@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_mixers(commands)
     arguments = parser.parse_args(argv)
     try:
         check_environment()
@@ -33,7 +34,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--attention_type", default="SummaryMixing", help="the token mixer")
     demo.add_argument("--data_folder", default="data/demo", help="where the corpus goes")
     demo.add_argument("--output_folder", default="results/demo", help="where the results go")
-    demo.add_argument("--train_sentences", type=int, default=3750, help="size of the corpus")
+    demo.add_argument("--train_sentences", type=int, default=5000, help="size of the corpus")
     demo.add_argument("--training_steps", type=int, help="optimizer steps (default: the recipe's)")
     demo.set_defaults(run=_run_demo)
 
@@ -48,6 +49,34 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         arguments.train_sentences,
         arguments.training_steps,
     )
+
+
+def _add_mixers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    mixers = commands.add_parser("mixers", help="list the token mixers: what they can do, and cost")
+    mixers.add_argument("--attention_type", help="this one only, and its options")
+    mixers.add_argument("--d_model", type=int, default=512, help="features (default: 512)")
+    mixers.add_argument("--nhead", type=int, default=8, help="heads (default: 8)")
+    mixers.add_argument("--d_ffn", type=int, default=2048, help="of the host (default: 2048)")
+    mixers.add_argument(
+        "--frames", type=int, default=1000, help="length at which costs are counted (default: 1000)"
+    )
+    mixers.add_argument("--json", action="store_true", help="for programs")
+    mixers.set_defaults(run=_run_mixers)
+
+
+def _run_mixers(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.mixers import MixerSize, listing  # imports torch, after the check
+
+    name = arguments.attention_type
+    size = MixerSize(arguments.d_model, arguments.nhead, arguments.d_ffn)
+    listings = listing.list_mixers(size, arguments.frames, name)
+    if arguments.json:
+        print(listing.mixers_as_json(listings))
+        return 0
+    print(listing.mixers_as_text(listings))
+    if name is not None:
+        print(f"\n{listing.options_as_text(name)}")
+    return 0
 
 
 if __name__ == "__main__":

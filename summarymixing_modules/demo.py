@@ -26,7 +26,7 @@ def run_demo(
     data_folder: str,
     output_folder: str,
     attention_type: str = "SummaryMixing",
-    train_sentences: int = 3750,
+    train_sentences: int = 5000,
     training_steps: int | None = None,
 ) -> int:
     """Speaks the corpus, trains the small CTC recipe on it, and prints a table.

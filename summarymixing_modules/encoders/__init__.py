@@ -1,14 +1,20 @@
-"""Encoders whose layers host any registered mixer where self-attention was."""
+"""Encoders whose layers host any registered mixer where self-attention was, and ContextNet."""
 
 from summarymixing_modules.encoders.branchformer import (
     BranchformerEncoder,
     BranchformerEncoderLayer,
 )
 from summarymixing_modules.encoders.conformer import ConformerEncoder, ConformerEncoderLayer
+from summarymixing_modules.encoders.contextnet import ContextNet, ContextNetEncoder
+from summarymixing_modules.encoders.transformer import TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "BranchformerEncoder",
     "BranchformerEncoderLayer",
     "ConformerEncoder",
     "ConformerEncoderLayer",
+    "ContextNet",
+    "ContextNetEncoder",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
 ]

@@ -16,6 +16,7 @@ from summarymixing_modules.encoders.base import (
     step_mixer,
 )
 from summarymixing_modules.encoders.convolution import MaskedConvolutionBranch
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer
 
 PAPER_MERGE = {"SummaryMixing": "mlp"}
@@ -23,6 +24,9 @@ PAPER_MERGE = {"SummaryMixing": "mlp"}
 
 class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
     """A mixer and a gated convolution side by side, merged by a projection.
+
+    Without a mixer (``attention_type="cnnonly"``) the convolution is added to the input as it is:
+    x + cgMLP(x), "CNN only" in arXiv 2307.07421.
 
     Args:
         d_model: features D.
@@ -35,11 +39,12 @@ class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
         gate_activation: class, on the gate.
         use_linear_after_conv: a Linear on the gate.
         merge: "linear", one Linear 2D → D; "mlp", 2D → D → D with an activation after each;
-            "paper", what arXiv 2307.07421 uses: "mlp" with SummaryMixing, else "linear".
+            "paper", what arXiv 2307.07421 uses: "mlp" with SummaryMixing, nothing without a mixer,
+            else "linear".
         **mixer_options: options of the mixer.
 
     Raises:
-        ValueError: unknown ``merge``.
+        ValueError: unknown ``merge``, or (``InputError``) one that has nothing to merge.
     """
 
     def __init__(
@@ -80,9 +85,18 @@ class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
             dropout,
             use_linear_after_conv,
         )
-        if merge == "paper":
-            merge = PAPER_MERGE.get(attention_type, "linear")
-        self.merge_proj = _make_merge(merge, d_model, activation)
+        self.mixes = self.mha_layer.capabilities.mixes
+        if self.mixes:
+            if merge == "paper":
+                merge = PAPER_MERGE.get(attention_type, "linear")
+            self.merge_proj = _make_merge(merge, d_model, activation)
+        elif merge == "paper":
+            del self.norm_mhsa, self.merge_proj
+        else:
+            raise InputError(
+                f"merge={merge!r} has nothing to merge with attention_type={attention_type!r}, "
+                "which leaves one branch: leave merge at 'paper'."
+            )
 
     def forward(
         self,
@@ -95,7 +109,11 @@ class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
         """See ``MixerEncoder.forward``; ``src_mask`` was refused there."""
         chunk_size, left_context_size = chunk_arguments(dynchunktrain_config)
         padding = src_key_padding_mask
-        mixed = self.mha_layer(self.norm_mhsa(x), padding, chunk_size, left_context_size, pos_embs)
+        mixed = None
+        if self.mixes:
+            mixed = self.mha_layer(
+                self.norm_mhsa(x), padding, chunk_size, left_context_size, pos_embs
+            )
         local = self.convolution_branch(self.norm_conv(x), padding, chunk_size)
         return self._merge(x, mixed, local), None
 
@@ -108,11 +126,17 @@ class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
     ) -> tuple[Tensor, None]:
         """See ``MixerEncoder.forward_streaming``."""
         padding = src_key_padding_mask
-        mixed = step_mixer(self.mha_layer, self.norm_mhsa(x), context, left_context_size, padding)
+        mixed = None
+        if self.mixes:
+            mixed = step_mixer(
+                self.mha_layer, self.norm_mhsa(x), context, left_context_size, padding
+            )
         local = self.convolution_branch.forward_streaming(self.norm_conv(x), context, padding)
         return self._merge(x, mixed, local), None
 
-    def _merge(self, x: Tensor, mixed: Tensor, local: Tensor) -> Tensor:
+    def _merge(self, x: Tensor, mixed: Tensor | None, local: Tensor) -> Tensor:
+        if mixed is None:
+            return x + self.dropout(local)
         both = torch.cat([self.dropout(mixed), self.dropout(local)], dim=-1)
         return x + self.dropout(self.merge_proj(both))
 

@@ -21,6 +21,8 @@ from summarymixing_modules.mixers import MixerSize, build_mixer
 class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
     """½ feed-forward, mixer, convolution, ½ feed-forward, LayerNorm.
 
+    Without a mixer (``attention_type="cnnonly"``) its step is left out, with its LayerNorm.
+
     Args:
         d_model: features D.
         d_ffn: hidden size of the feed-forward modules.
@@ -61,6 +63,9 @@ class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
         )
         size = MixerSize(d_model, nhead, d_ffn, dropout, activation, causal)
         self.mha_layer = build_mixer(attention_type, size, **mixer_options)
+        self.mixes = self.mha_layer.capabilities.mixes
+        if not self.mixes:
+            del self.norm1
         self.convolution_module = MaskedConvolutionModule(
             d_model, kernel_size, bias, activation, dropout, causal=causal
         )
@@ -77,7 +82,8 @@ class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
         chunk_size, left_context_size = chunk_arguments(dynchunktrain_config)
         padding = src_key_padding_mask
         x = x + 0.5 * self.ffn_module1(x)
-        x = x + self.mha_layer(self.norm1(x), padding, chunk_size, left_context_size, pos_embs)
+        if self.mixes:
+            x = x + self.mha_layer(self.norm1(x), padding, chunk_size, left_context_size, pos_embs)
         x = x + self.convolution_module(x, padding, chunk_size)
         return self.norm2(x + 0.5 * self.ffn_module2(x)), None
 
@@ -91,7 +97,8 @@ class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
         """See ``MixerEncoder.forward_streaming``."""
         padding = src_key_padding_mask
         x = x + 0.5 * self.ffn_module1(x)
-        x = x + step_mixer(self.mha_layer, self.norm1(x), context, left_context_size, padding)
+        if self.mixes:
+            x = x + step_mixer(self.mha_layer, self.norm1(x), context, left_context_size, padding)
         x = x + self.convolution_module.forward_streaming(x, context, padding)
         return self.norm2(x + 0.5 * self.ffn_module2(x)), None
 

@@ -16,16 +16,32 @@ from summarymixing_modules.mixers.registry import (
 # isort: split
 # Importing a mixer's file registers it.
 from summarymixing_modules.mixers.adapter import MixerAdapter
+from summarymixing_modules.mixers.bigbird import BigBird
+from summarymixing_modules.mixers.cnnonly import NoMixer
+from summarymixing_modules.mixers.fastformer import Fastformer
+from summarymixing_modules.mixers.hypermixing import HyperMixing
+from summarymixing_modules.mixers.linformer import Linformer
+from summarymixing_modules.mixers.localattention import LocalAttention
+from summarymixing_modules.mixers.mamba import Mamba
+from summarymixing_modules.mixers.performer import Performer
 from summarymixing_modules.mixers.rope_mha import RoPEMHA
 from summarymixing_modules.mixers.sb_attention import RegularMHA, RelPosMHAXL
 from summarymixing_modules.mixers.summary_mixing import SummaryMixing
 
 __all__ = [
+    "BigBird",
     "Capabilities",
+    "Fastformer",
+    "HyperMixing",
+    "Linformer",
+    "LocalAttention",
+    "Mamba",
     "Mixer",
     "MixerAdapter",
     "MixerSize",
     "MixerSpec",
+    "NoMixer",
+    "Performer",
     "RegularMHA",
     "RelPosMHAXL",
     "RoPEMHA",

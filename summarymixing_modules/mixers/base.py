@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.ops.chunks import check_chunks
 
 Positions = Literal["none", "absolute", "relative", "rotary"]
@@ -35,6 +36,8 @@ class Capabilities:
         positions: where order comes from. "none": the layers around it or the mixer itself;
             "absolute": the host adds position embeddings to the input of the encoder;
             "relative": ``pos_embs`` are used in the scores; "rotary": queries and keys are rotated.
+        mixes: False stands for the absence of a mixer ("CNN only"): a host leaves the whole branch
+            out. What a mixer promises does not apply to it, so it has no form to test or to time.
     """
 
     linear_time: bool
@@ -43,9 +46,10 @@ class Capabilities:
     chunked: bool = True
     streaming: bool = True
     positions: Positions = "none"
+    mixes: bool = True
 
 
-class UnsupportedByMixer(ValueError):
+class UnsupportedByMixer(InputError):
     """A mixer was asked for what it declares that it cannot do."""
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import nn
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 
 ENTRY_POINT_GROUP = "summarymixing_modules.mixers"
@@ -58,7 +59,7 @@ class MixerSpec:
         options: names of its options.
         source: paper and section.
         variants: options of each named form of it; the conformance tests and the benchmark take
-            every one.
+            every one. None of what does not mix (``Capabilities.mixes``).
     """
 
     name: str
@@ -84,18 +85,21 @@ def register_mixer(
         name: value of ``attention_type``.
         capabilities: what the mixer can do with its default options.
         source: paper and section.
-        variants: options of each named form; None = one form, with the default options.
+        variants: options of each named form; None = one form, with the default options, or no
+            form where ``capabilities.mixes`` is False.
 
     Raises:
         ValueError: the name is taken.
     """
+    default: dict[str, Mapping[str, Any]] = {name: {}} if capabilities.mixes else {}
+    forms = default if variants is None else variants
 
     def decorate(build: Callable[..., Mixer]) -> Callable[..., Mixer]:
         if name in _SPECS:
             raise ValueError(f"attention_type {name!r} is registered already ({_SPECS[name]}).")
         parameters = inspect.signature(build).parameters.values()
         options = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        _SPECS[name] = MixerSpec(name, build, capabilities, options, source, variants or {name: {}})
+        _SPECS[name] = MixerSpec(name, build, capabilities, options, source, forms)
         return build
 
     return decorate
@@ -115,13 +119,13 @@ def mixer_spec(name: str) -> MixerSpec:
     """The spec of a mixer.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones.
+        InputError: unknown name; the message lists the known ones.
     """
     if name not in _SPECS:
         for point in entry_points(group=ENTRY_POINT_GROUP):
             point.load()
     if name not in _SPECS:
-        raise ValueError(
+        raise InputError(
             f"unknown attention_type {name!r}{_near(name, _SPECS)}. "
             f"Known: {', '.join(mixer_names())}."
         )
@@ -137,12 +141,12 @@ def build_mixer(attention_type: str, size: MixerSize, **options: Any) -> Mixer:
         **options: options of that mixer.
 
     Raises:
-        ValueError: unknown name, or an option that this mixer does not have.
+        InputError: unknown name, or an option that this mixer does not have.
     """
     spec = mixer_spec(attention_type)
     for option in options:
         if option not in spec.options:
-            raise ValueError(
+            raise InputError(
                 f"{attention_type} has no option {option!r}{_near(option, spec.options)}. "
                 f"Its options: {', '.join(spec.options) or 'none'}."
             )
@@ -153,7 +157,7 @@ def select_options(attention_type: str, options: Mapping[str, Mapping[str, Any]]
     """Picks the options of the chosen mixer out of a YAML table with one entry per mixer.
 
     Raises:
-        ValueError: the table or the choice names an unknown mixer.
+        InputError: the table or the choice names an unknown mixer.
     """
     for name in (attention_type, *options):
         mixer_spec(name)

@@ -14,21 +14,22 @@ nothing but rounding:
 * the first layers of f and s read the same input and are one matrix product;
 * activations are recomputed in the backward pass instead of kept (ops/activated_linear.py).
 
+To ask which of f, s and c matter, each may end without its activation, f and s may have any depth
+and width, and the mean may be another statistic (summary_statistics.py).
+
 Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D model features, F and S outputs
-of f and s, N heads, M = B·T, X = S + 1 (sum and count), L remembered chunks.
+of f and s, R features of the summary (S, or 2·S with deviations), N heads, M = B·T.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.layers import (
     BlockLinear,
@@ -37,38 +38,33 @@ from summarymixing_modules.mixers.layers import (
     split_heads,
 )
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
-from summarymixing_modules.ops.activated_linear import activated_linear
-from summarymixing_modules.ops.chunks import accumulation_dtype, pad_to_chunks
-from summarymixing_modules.ops.decay import (
-    decay_scan,
-    decayed_means,
-    divide_by_weight,
-    future_sums,
-    weighted_frames,
+from summarymixing_modules.mixers.summary_options import (
+    EXPDECAY,
+    FAST,
+    FULL,
+    LITE,
+    MEAN,
+    MEAN_STD,
+    MODES,
+    WEIGHTED,
+    check_mode,
+    check_parts,
+    check_sizes,
+    check_statistic,
+    say_unused,
 )
-from summarymixing_modules.ops.summary import chunk_means
+from summarymixing_modules.mixers.summary_statistics import (
+    DecayedMean,
+    Mean,
+    MeanAndDeviation,
+    SummaryState,
+    SummaryStatistic,
+    WeightedMean,
+)
+from summarymixing_modules.ops.activated_linear import activated_linear
+from summarymixing_modules.ops.chunks import pad_to_chunks
 
-logger = logging.getLogger(__name__)
-
-FULL = "SummaryMixing"
-LITE = "SummaryMixing-lite"
-FAST = "SummaryMixing-fast"
-EXPDECAY = "SummaryMixing-expdecay"
-MODES = (FULL, LITE, FAST, EXPDECAY)
 DECAY = 0.995
-
-
-class SummaryState(NamedTuple):
-    """What a stream remembers.
-
-    Attributes:
-        past_BLX: [Σ s ; number of frames] of the chunks that the next one can see; a single entry
-            for all the past when the left context is unlimited.
-        left_context_size: chunks to remember; None = all.
-    """
-
-    past_BLX: Tensor
-    left_context_size: int | None
 
 
 class SummaryMixing(Mixer):
@@ -92,9 +88,15 @@ class SummaryMixing(Mixer):
         use_layernorm: LayerNorm on f's output and on s̄ (full and expdecay).
         causal: frame t sees frames up to t only.
         decay: base of the weights of the expdecay mode.
+        local_activation, summary_activation, combiner_activation: False leaves out the activation
+            after the last layer of f, of s, or after c; hidden layers keep theirs. Without hidden
+            layers, f or s is then linear.
+        summary_statistic: "mean"; "weighted", with learned weights per head; or "mean_std", mean
+            and standard deviation side by side, which c and the LayerNorm on s̄ take as one vector.
 
     Raises:
-        ValueError: unknown mode, heads that do not divide a size, or a lite output of another size.
+        InputError: unknown mode or statistic, one that the mode has no use for, a switch for a part
+            that lite does not have, heads that do not divide a size, a lite output of another size.
 
     Example:
         >>> cell = SummaryMixing(enc_dim=512, nhead=4)
@@ -118,21 +120,26 @@ class SummaryMixing(Mixer):
         use_layernorm: bool = True,
         causal: bool = False,
         decay: float = DECAY,
+        local_activation: bool = True,
+        summary_activation: bool = True,
+        combiner_activation: bool = True,
+        summary_statistic: str = MEAN,
     ) -> None:
         super().__init__(enc_dim, causal)
-        if mode not in MODES:
-            raise ValueError(f"unknown mode {mode!r}. Known: {', '.join(MODES)}.")
-        if not 0 < decay <= 1:
-            raise ValueError(f"decay={decay} must be in (0, 1].")
+        check_mode(mode, decay)
+        check_statistic(mode, summary_statistic)
+        check_parts(mode, local_activation, combiner_activation)
         self.mode, self.decay = mode, decay
+        self.local_activation, self.summary_activation = local_activation, summary_activation
+        self.combiner_activation = combiner_activation
         self.nhead = self._heads(nhead)
         summary_sizes = self._sizes("summary_hid_dim", summary_hid_dim, summary_out_dim)
         local_sizes: list[int] = []
         if mode == LITE:
-            _say_unused(LITE, "local_proj_hid_dim", local_proj_hid_dim)
-            _say_unused(LITE, "local_proj_out_dim", local_proj_out_dim)
+            say_unused(LITE, "local_proj_hid_dim", local_proj_hid_dim)
+            say_unused(LITE, "local_proj_out_dim", local_proj_out_dim)
             if summary_sizes[-1] != enc_dim:
-                raise ValueError(
+                raise InputError(
                     f"in {LITE} the summary is the output: summary_out_dim={summary_sizes[-1]} "
                     f"must be enc_dim={enc_dim}."
                 )
@@ -140,16 +147,16 @@ class SummaryMixing(Mixer):
             local_sizes = self._sizes("local_proj_hid_dim", local_proj_hid_dim, local_proj_out_dim)
         self.activation = make_activation(activation)
         self.dropout = nn.Dropout(0.0 if mode == LITE else global_dropout)
-        self.summary_dim = summary_sizes[-1]
+        self.statistic = self._make_statistic(summary_statistic, summary_sizes[-1])
         self._make_projections(local_sizes, summary_sizes)
         normalise = use_layernorm and mode in (FULL, EXPDECAY)
         self.local_norm = nn.LayerNorm(local_sizes[-1]) if normalise else nn.Identity()
-        self.summary_norm = nn.LayerNorm(summary_sizes[-1]) if normalise else nn.Identity()
+        self.summary_norm = nn.LayerNorm(self.statistic.out_dim) if normalise else nn.Identity()
         self.normalise = normalise
 
     def _heads(self, nhead: int) -> int:
         if self.mode == FAST and nhead != 1:
-            _say_unused(FAST, "nhead", nhead)
+            say_unused(FAST, "nhead", nhead)
             return 1
         return nhead
 
@@ -157,15 +164,21 @@ class SummaryMixing(Mixer):
         """Layer sizes of f or s."""
         out = self.enc_dim if out is None else out
         if self.mode == FAST:
-            _say_unused(FAST, name, hidden)
+            say_unused(FAST, name, hidden)
             return [out]
-        return [*([self.enc_dim] if hidden is None else hidden), out]
+        sizes = [*([self.enc_dim] if hidden is None else hidden), out]
+        check_sizes(name, sizes, self.nhead)
+        return sizes
+
+    def _make_statistic(self, name: str, summary_dim: int) -> SummaryStatistic:
+        if self.mode == EXPDECAY:
+            return DecayedMean(summary_dim, self.decay)
+        if name == WEIGHTED:
+            return WeightedMean(summary_dim, self.nhead)
+        return MeanAndDeviation(summary_dim) if name == MEAN_STD else Mean(summary_dim)
 
     def _make_projections(self, local_sizes: list[int], summary_sizes: list[int]) -> None:
         first = [sizes[0] for sizes in (local_sizes, summary_sizes) if sizes]
-        for size in first:
-            if size % self.nhead:
-                raise ValueError(f"a layer of {size} features cannot have nhead={self.nhead}.")
         self.first_widths = [size // self.nhead for size in first]
         self.input_proj = BlockLinear(self.enc_dim, sum(first), self.nhead)
         self.local_layers = self._layers(local_sizes)
@@ -173,9 +186,9 @@ class SummaryMixing(Mixer):
         if not local_sizes:
             return
         self.combine_local = nn.Linear(local_sizes[-1], self.enc_dim)
-        self.combine_summary = nn.Linear(summary_sizes[-1], self.enc_dim, bias=False)
+        self.combine_summary = nn.Linear(self.statistic.out_dim, self.enc_dim, bias=False)
         # Together they are one Linear on [f ; s̄], and start as one.
-        bound = 1 / math.sqrt(local_sizes[-1] + summary_sizes[-1])
+        bound = 1 / math.sqrt(local_sizes[-1] + self.statistic.out_dim)
         for parameter in (*self.combine_local.parameters(), *self.combine_summary.parameters()):
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -196,13 +209,11 @@ class SummaryMixing(Mixer):
         chunk_size = min(chunk_size or length, length)
         x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunk_size)
         local_MF, summary_BTS = self._project(x_BTD)
-        if self.mode == EXPDECAY:
-            mean_BCS = decayed_means(
-                summary_BTS, padding_BT, chunk_size, left_context_size, self.decay
-            )
-        else:
-            mean_BCS = chunk_means(summary_BTS, padding_BT, chunk_size, left_context_size)
-        return self._combine(local_MF, mean_BCS, x_BTD.shape[1])[:, :length]
+        summary_BCR = self.statistic(summary_BTS, padding_BT, chunk_size, left_context_size)
+        return self._combine(local_MF, summary_BCR, x_BTD.shape[1])[:, :length]
+
+    def _activate(self, x: Tensor, switch: bool) -> Tensor:
+        return self.activation(x) if switch else x
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor | None, Tensor]:
         """f before its last activation, as (M, F) or None in lite, and s(x) as (B, T, S)."""
@@ -210,7 +221,8 @@ class SummaryMixing(Mixer):
         *local, summary_NMI = first_NMI.split(self.first_widths, dim=-1)
         for layer in self.summary_layers:
             summary_NMI = layer(summary_NMI, self.activation)
-        summary_BTS = self.activation(merge_heads(summary_NMI)).unflatten(0, x_BTD.shape[:2])
+        summary_MS = self._activate(merge_heads(summary_NMI), self.summary_activation)
+        summary_BTS = summary_MS.unflatten(0, x_BTD.shape[:2])
         if not local:
             return None, summary_BTS
         local_NMI = local[0]
@@ -218,23 +230,28 @@ class SummaryMixing(Mixer):
             local_NMI = layer(local_NMI, self.activation)
         return merge_heads(local_NMI), summary_BTS
 
-    def _combine(self, local_MF: Tensor | None, mean_BCS: Tensor, length: int) -> Tensor:
+    def _combine(self, local_MF: Tensor | None, summary_BCR: Tensor, length: int) -> Tensor:
         """c(f, s̄) with one summary per chunk (or per frame), as (B, T, D)."""
-        per_chunk = length // mean_BCS.shape[1]
+        per_chunk = length // summary_BCR.shape[1]
         if local_MF is None:
-            return mean_BCS[:, :, None].expand(-1, -1, per_chunk, -1).flatten(1, 2)
-        shared_BCD = self.combine_summary(self.dropout(self.summary_norm(mean_BCS)))
+            return summary_BCR[:, :, None].expand(-1, -1, per_chunk, -1).flatten(1, 2)
+        shared_BCD = self.combine_summary(self.dropout(self.summary_norm(summary_BCR)))
         if self.normalise or (self.training and self.dropout.p > 0):
-            local_MF = self.dropout(self.local_norm(self.activation(local_MF)))
+            local_MF = self.dropout(
+                self.local_norm(self._activate(local_MF, self.local_activation))
+            )
             own_MD = self.combine_local(local_MF)
         else:
             own_MD = self._combine_lean(local_MF)
-        own_BCKD = own_MD.unflatten(0, (*mean_BCS.shape[:2], per_chunk))
-        return self.activation(own_BCKD + shared_BCD[:, :, None]).flatten(1, 2)
+        own_BCKD = own_MD.unflatten(0, (*summary_BCR.shape[:2], per_chunk))
+        mixed_BCKD = own_BCKD + shared_BCD[:, :, None]
+        return self._activate(mixed_BCKD, self.combiner_activation).flatten(1, 2)
 
     def _combine_lean(self, local_MF: Tensor) -> Tensor:
         """W_f·activation(f) + b without keeping activation(f)."""
         layer = self.combine_local
+        if not self.local_activation:
+            return layer(local_MF)
         weight_1FD, bias_11D = layer.weight.mT[None], layer.bias[None, None]
         return activated_linear(local_MF[None], weight_1FD, bias_11D, self.activation)[0]
 
@@ -245,64 +262,33 @@ class SummaryMixing(Mixer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> SummaryState:
-        """See ``Mixer.initial_state``. (B, L, S + 1) numbers, whatever the length of the stream."""
+        """See ``Mixer.initial_state``. A few vectors, whatever the length of the stream."""
         weight = self.input_proj.weight
-        remembered = 1 if left_context_size is None else left_context_size
-        past_BLX = torch.zeros(
-            (batch_size, remembered, self.summary_dim + 1),
-            device=weight.device if device is None else device,
-            dtype=accumulation_dtype(weight.dtype if dtype is None else dtype),
+        return self.statistic.initial_state(
+            batch_size,
+            left_context_size,
+            weight.device if device is None else device,
+            weight.dtype if dtype is None else dtype,
         )
-        return SummaryState(past_BLX, left_context_size)
 
     def step(
         self, x_BTD: Tensor, state: SummaryState, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, SummaryState]:
         """See ``Mixer.step``."""
         self._check_input(x_BTD, key_padding_mask)
-        length = x_BTD.shape[1]
         local_MF, summary_BTS = self._project(x_BTD)
-        frames_BTX = weighted_frames(summary_BTS, key_padding_mask)
-        decay = self.decay if self.mode == EXPDECAY else 1.0
-        if self.mode == EXPDECAY:
-            before_BTX = decay_scan(frames_BTX, decay)
-            fade_T = decay ** torch.arange(1, length + 1, device=x_BTD.device).double()
-            seen_BTX = before_BTX + future_sums(frames_BTX, decay, length)
-            past_BTX = fade_T.to(seen_BTX.dtype)[:, None] * state.past_BLX.sum(1, keepdim=True)
-            seen_BTX, chunk_B1X = seen_BTX + past_BTX, before_BTX[:, -1:]
-        else:
-            chunk_B1X = frames_BTX.sum(dim=1, keepdim=True)
-            seen_BTX = chunk_B1X + state.past_BLX.sum(dim=1, keepdim=True)
-        mean_BCS = divide_by_weight(seen_BTX).to(x_BTD.dtype)
-        y_BTD = self._combine(local_MF, mean_BCS, length)
-        return y_BTD, _remember(state, chunk_B1X, decay**length)
-
-
-def _remember(state: SummaryState, chunk_B1X: Tensor, fade: float) -> SummaryState:
-    """Appends a chunk to the past and forgets what is out of reach."""
-    past_BLX, limit = state.past_BLX * fade, state.left_context_size
-    if limit is None:
-        return state._replace(past_BLX=past_BLX + chunk_B1X)
-    if limit == 0:
-        return state
-    return state._replace(past_BLX=torch.cat([past_BLX, chunk_B1X], dim=1)[:, -limit:])
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    logger.warning(message)
-
-
-def _say_unused(mode: str, argument: str, value: object) -> None:
-    if value not in (None, []):
-        _log_once(f"{mode} has no use for {argument}={value}; it is not used.")
+        summary_BCR, state = self.statistic.step(summary_BTS, key_padding_mask, state)
+        return self._combine(local_MF, summary_BCR, x_BTD.shape[1]), state
 
 
 @register_mixer(
     "SummaryMixing",
     SummaryMixing.capabilities,
     source="arXiv 2307.07421, 2409.07165",
-    variants={mode: {"mode": mode} for mode in MODES},
+    variants={
+        **{mode: {"mode": mode} for mode in MODES},
+        **{f"{FULL}-{kind}": {"summary_statistic": kind} for kind in (WEIGHTED, MEAN_STD)},
+    },
 )
 def build_summary_mixing(
     size: MixerSize,
@@ -315,6 +301,10 @@ def build_summary_mixing(
     use_layernorm: bool = True,
     global_dropout: float | None = None,
     decay: float = DECAY,
+    local_activation: bool = True,
+    summary_activation: bool = True,
+    combiner_activation: bool = True,
+    summary_statistic: str = MEAN,
 ) -> SummaryMixing:
     """Builds the cell for a host layer; heads, dropout and activation default to the host's."""
     return SummaryMixing(
@@ -330,4 +320,8 @@ def build_summary_mixing(
         use_layernorm=use_layernorm,
         causal=size.causal,
         decay=decay,
+        local_activation=local_activation,
+        summary_activation=summary_activation,
+        combiner_activation=combiner_activation,
+        summary_statistic=summary_statistic,
     )

@@ -1,8 +1,9 @@
 """The textbook form of SummaryMixing, for tests and as the yardstick of the benchmark.
 
 It evaluates the parameters of a ``SummaryMixing`` cell exactly as the papers write it: dense
-matrices with zeros between the heads, a T×T matrix for the means of chunks, the summary repeated
-over time, one matrix on the concatenation. ``cell.double()`` makes it a float64 reference.
+matrices with zeros between the heads, a T×T matrix for the means of chunks (and for the statistics
+of the ablations), the summary repeated over time, one matrix on the concatenation.
+``cell.double()`` makes it a float64 reference.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from summarymixing_modules.mixers.layers import BlockLinear
-from summarymixing_modules.mixers.summary_mixing import EXPDECAY, LITE, SummaryMixing
+from summarymixing_modules.mixers.summary_mixing import LITE, SummaryMixing
+from summarymixing_modules.mixers.summary_statistics import (
+    DecayedMean,
+    MeanAndDeviation,
+    WeightedMean,
+)
 from summarymixing_modules.ops.decay import naive_decayed_means
+from summarymixing_modules.ops.pooling import naive_mean_and_deviation, naive_softmax_means
 from summarymixing_modules.ops.summary import naive_means
 
 
@@ -34,21 +41,38 @@ def naive_summary_mixing(
         left_context_size: chunks to the left; None = all of them.
     """
     local_width = cell.first_widths[0] if cell.mode != LITE else 0
-    summary_BTS = _mlp(cell, x_BTD, slice(local_width, None), cell.summary_layers)
-    if chunk_size is None and cell.mode != EXPDECAY:
-        mean_BTS = _utterance_means(summary_BTS, padding_BT)
-    elif cell.mode == EXPDECAY:
-        mean_BTS = naive_decayed_means(
-            summary_BTS, padding_BT, chunk_size, left_context_size, cell.decay
-        )
-    else:
-        mean_BTS = naive_means(summary_BTS, padding_BT, chunk_size, left_context_size)
+    each_BTS = _mlp(
+        cell, x_BTD, slice(local_width, None), cell.summary_layers, cell.summary_activation
+    )
+    summary_BTR = _statistic(cell, each_BTS, padding_BT, chunk_size, left_context_size)
     if cell.mode == LITE:
-        return mean_BTS
-    local_BTF = _mlp(cell, x_BTD, slice(0, local_width), cell.local_layers)
-    both = torch.cat([cell.local_norm(local_BTF), cell.summary_norm(mean_BTS)], dim=-1)
+        return summary_BTR
+    local_BTF = _mlp(cell, x_BTD, slice(0, local_width), cell.local_layers, cell.local_activation)
+    both = torch.cat([cell.local_norm(local_BTF), cell.summary_norm(summary_BTR)], dim=-1)
     weight = torch.cat([cell.combine_local.weight, cell.combine_summary.weight], dim=1)
-    return cell.activation(F.linear(cell.dropout(both), weight, cell.combine_local.bias))
+    y_BTD = F.linear(cell.dropout(both), weight, cell.combine_local.bias)
+    return cell.activation(y_BTD) if cell.combiner_activation else y_BTD
+
+
+def _statistic(
+    cell: SummaryMixing,
+    s_BTS: Tensor,
+    padding_BT: Tensor | None,
+    chunk_size: int | None,
+    left_context_size: int | None,
+) -> Tensor:
+    """What the cell keeps of s(x), for every frame."""
+    seen = (padding_BT, chunk_size, left_context_size)
+    if isinstance(cell.statistic, DecayedMean):
+        return naive_decayed_means(s_BTS, *seen, cell.statistic.decay)
+    if isinstance(cell.statistic, MeanAndDeviation):
+        return naive_mean_and_deviation(s_BTS, *seen)
+    if isinstance(cell.statistic, WeightedMean):
+        vectors_SN = torch.block_diag(*cell.statistic.score[:, :, None])
+        return naive_softmax_means(s_BTS, s_BTS @ vectors_SN, *seen)
+    if chunk_size is None:
+        return _utterance_means(s_BTS, padding_BT)
+    return naive_means(s_BTS, *seen)
 
 
 def _utterance_means(s_BTS: Tensor, padding_BT: Tensor | None) -> Tensor:
@@ -62,12 +86,14 @@ def _utterance_means(s_BTS: Tensor, padding_BT: Tensor | None) -> Tensor:
     return mean_B1S.repeat(1, s_BTS.shape[1], 1)
 
 
-def _mlp(cell: SummaryMixing, x_BTD: Tensor, columns: slice, layers: nn.ModuleList) -> Tensor:
+def _mlp(
+    cell: SummaryMixing, x_BTD: Tensor, columns: slice, layers: nn.ModuleList, last_activation: bool
+) -> Tensor:
     """Linear + activation, layer after layer; ``columns`` are f's or s's share of the first."""
-    x_BTD = cell.activation(_dense(cell.input_proj, x_BTD, columns))
+    x_BTD = _dense(cell.input_proj, x_BTD, columns)
     for layer in layers:
-        x_BTD = cell.activation(_dense(layer, x_BTD, slice(None)))
-    return x_BTD
+        x_BTD = _dense(layer, cell.activation(x_BTD), slice(None))
+    return cell.activation(x_BTD) if last_activation else x_BTD
 
 
 def _dense(layer: nn.Module, x_BTD: Tensor, columns: slice) -> Tensor:

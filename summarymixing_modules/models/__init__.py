@@ -1,7 +1,15 @@
-"""Models put together from encoders: front ends, TransformerASR, the CTC acoustic model."""
+"""Models put together from encoders: front ends, TransformerASR, decoder, CTC acoustic model."""
 
 from summarymixing_modules.models.ctc import CTCModel
 from summarymixing_modules.models.frontend import ConvFrontEnd1d, ConvFrontEnd2d
+from summarymixing_modules.models.summary_decoder import MixerDecoder, MixerDecoderLayer
 from summarymixing_modules.models.transformer_asr import TransformerASR
 
-__all__ = ["CTCModel", "ConvFrontEnd1d", "ConvFrontEnd2d", "TransformerASR"]
+__all__ = [
+    "CTCModel",
+    "ConvFrontEnd1d",
+    "ConvFrontEnd2d",
+    "MixerDecoder",
+    "MixerDecoderLayer",
+    "TransformerASR",
+]

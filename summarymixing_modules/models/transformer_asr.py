@@ -11,14 +11,26 @@ from typing import Any
 
 import torch
 from speechbrain.lobes.models.transformer import TransformerASR as stock
+from speechbrain.lobes.models.transformer.Transformer import NormalizedEmbedding
+from speechbrain.nnet.containers import ModuleList
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from summarymixing_modules.encoders import BranchformerEncoder, ConformerEncoder
+from summarymixing_modules.encoders import (
+    BranchformerEncoder,
+    ConformerEncoder,
+    ContextNetEncoder,
+    TransformerEncoder,
+)
 from summarymixing_modules.encoders.base import EncoderStreamingContext, MixerEncoder
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.summary_decoder import DecoderState, MixerDecoder
 from summarymixing_modules.ops.positions import sine_positions
+
+ENCODERS = ("conformer", "branchformer", "transformer", "contextnet")
+CONTEXTNET_OPTIONS = ("conv_channels", "kernel_size", "num_layers", "inner_dim", "alpha")
 
 
 @dataclass
@@ -30,26 +42,35 @@ class StreamingContext(stock.TransformerASRStreamingContext):
 
 
 class TransformerASR(stock.TransformerASR):
-    """An encoder of mixers and, if asked for, SpeechBrain's attention decoder.
+    """An encoder of mixers and, if asked for, a Transformer decoder.
 
     Mixers keep their own initialisation (SpeechBrain draws every matrix again, with one fan-in for
-    all heads); everything else is drawn as there.
+    all heads), and so does ContextNet; everything else is drawn as there.
 
     Args:
         tgt_vocab: output tokens of the decoder.
         input_size: features of the front end.
         d_model, nhead, num_encoder_layers, num_decoder_layers, d_ffn, dropout, activation,
-            kernel_size, bias, conformer_activation, branchformer_activation, max_length, causal,
+            kernel_size, bias, conformer_activation, branchformer_activation, causal,
             csgu_linear_units, gate_activation, use_linear_after_conv, output_hidden_states,
-            layerdrop_prob: as in SpeechBrain; ``activation`` is the decoder's.
-        encoder_module: "conformer" or "branchformer".
-        attention_type: name of the mixer.
+            layerdrop_prob: as in SpeechBrain; ``activation`` is that of the decoder and of the
+            Transformer encoder.
+        encoder_module: "conformer", "branchformer", "transformer" (pre-norm) or "contextnet"
+            (``num_encoder_layers`` blocks, 21 in the paper; ``attention_type`` "cnnonly").
+        attention_type: name of the encoder's mixer.
         mixer_options: its options.
         absolute_positions: add sine positions to the encoder's input; None = when the mixer
-            needs them.
+            needs them, and in a Transformer encoder when the mixer has no positions.
+        decoder_attention: name of a mixer that can be causal, in the place of the decoder's
+            self-attention: "regularMHA" as in SpeechBrain; "SummaryMixing" for the summary decoder
+            of arXiv 2307.07421.
+        decoder_mixer_options: its options.
+        decoder_nhead: heads of the decoder, cross-attention included; None = ``nhead``.
+        contextnet_options: ``conv_channels``, ``kernel_size``, ``num_layers``, ``inner_dim`` and
+            ``alpha`` of ``ContextNetEncoder``.
 
     Raises:
-        ValueError: unknown ``encoder_module``, or a causal Branchformer.
+        InputError: unknown ``encoder_module``, or one that cannot do what is asked of it.
     """
 
     def __init__(
@@ -71,67 +92,94 @@ class TransformerASR(stock.TransformerASR):
         attention_type: str = "SummaryMixing",
         mixer_options: Mapping[str, Any] | None = None,
         absolute_positions: bool | None = None,
-        max_length: int = 2500,
         causal: bool = False,
         csgu_linear_units: int = 3072,
         gate_activation: type[nn.Module] = nn.Identity,
         use_linear_after_conv: bool = False,
         output_hidden_states: bool = False,
         layerdrop_prob: float = 0.0,
+        decoder_attention: str = "regularMHA",
+        decoder_mixer_options: Mapping[str, Any] | None = None,
+        decoder_nhead: int | None = None,
+        contextnet_options: Mapping[str, Any] | None = None,
     ) -> None:
-        # A name that SpeechBrain does not know leaves the encoder to us; "regularMHA" is what its
-        # decoder uses in any case.
+        # SpeechBrain makes what is around the encoder: a name that it does not know leaves that to
+        # us, and "regularMHA" makes nothing. Positions are made when they are needed, for any
+        # length.
         super().__init__(
             tgt_vocab,
             input_size,
             d_model=d_model,
             nhead=nhead,
             num_encoder_layers=num_encoder_layers,
-            num_decoder_layers=num_decoder_layers,
-            d_ffn=d_ffn,
+            num_decoder_layers=0,
             dropout=dropout,
-            activation=activation,
-            normalize_before=True,
+            positional_encoding=None,
             encoder_module="none",
             attention_type="regularMHA",
-            max_length=max_length,
             causal=causal,
             output_hidden_states=output_hidden_states,
+            layerdrop_prob=layerdrop_prob,
         )
+        check_encoder(encoder_module, causal, layerdrop_prob)
         shared: dict[str, Any] = {
-            "num_layers": num_encoder_layers,
             "d_model": d_model,
-            "nhead": nhead,
-            "kernel_size": kernel_size,
             "dropout": dropout,
             "attention_type": attention_type,
             "output_hidden_states": output_hidden_states,
-            "layerdrop_prob": layerdrop_prob,
             **(mixer_options or {}),
         }
+        if encoder_module != "contextnet":
+            shared |= {"num_layers": num_encoder_layers, "nhead": nhead}
+            shared["layerdrop_prob"] = layerdrop_prob
+        self.encoder: MixerEncoder | ContextNetEncoder
         if encoder_module == "conformer":
-            self.encoder: MixerEncoder = ConformerEncoder(
-                d_ffn=d_ffn, activation=conformer_activation, bias=bias, causal=causal, **shared
+            self.encoder = ConformerEncoder(
+                d_ffn=d_ffn,
+                kernel_size=kernel_size,
+                activation=conformer_activation,
+                bias=bias,
+                causal=causal,
+                **shared,
             )
         elif encoder_module == "branchformer":
-            if causal:
-                raise ValueError("no Branchformer is causal: use encoder_module=conformer.")
             self.encoder = BranchformerEncoder(
+                kernel_size=kernel_size,
                 activation=branchformer_activation,
                 csgu_linear_units=csgu_linear_units,
                 gate_activation=gate_activation,
                 use_linear_after_conv=use_linear_after_conv,
                 **shared,
             )
-        else:
-            raise ValueError(
-                f"unknown encoder_module {encoder_module!r}. Known: conformer, branchformer."
+        elif encoder_module == "transformer":
+            self.encoder = TransformerEncoder(
+                d_ffn=d_ffn, activation=activation, normalize_before=True, causal=causal, **shared
             )
-        needs_positions = self.encoder.positions == "absolute"
+        else:
+            options = check_contextnet_options(contextnet_options or {})
+            self.encoder = ContextNetEncoder(num_blocks=num_encoder_layers, **shared, **options)
+        if isinstance(self.encoder, MixerEncoder):
+            init_outside_mixers(self.encoder)
+        wanting = {"absolute", "none"} if encoder_module == "transformer" else {"absolute"}
+        needs_positions = self.encoder.positions in wanting
         self.absolute_positions = (
             needs_positions if absolute_positions is None else absolute_positions
         )
-        init_outside_mixers(self.encoder)
+        if num_decoder_layers > 0:
+            self.custom_tgt_module = ModuleList(NormalizedEmbedding(d_model, tgt_vocab))
+            self.decoder = MixerDecoder(
+                num_decoder_layers,
+                nhead if decoder_nhead is None else decoder_nhead,
+                d_ffn,
+                d_model,
+                dropout,
+                activation,
+                normalize_before=True,
+                attention_type=decoder_attention,
+                mixer_options=decoder_mixer_options,
+            )
+            init_outside_mixers(self.custom_tgt_module)
+            init_outside_mixers(self.decoder)
 
     def encode(
         self,
@@ -173,19 +221,63 @@ class TransformerASR(stock.TransformerASR):
         Returns:
             encoder output (B, T, D), hidden states if asked for, decoder output (B, U, D).
         """
+        tgt_BUD = self._embed_tokens(tgt, 0)
         encoded = self.encode(src, wav_len)
         encoder_out = encoded[0] if isinstance(encoded, tuple) else encoded
-        tgt_mask = stock.get_lookahead_mask(tgt).isinf()
-        tgt_BUD = self.custom_tgt_module(tgt)
         decoder_out, _, _ = self.decoder(
-            tgt=tgt_BUD + self.positional_encoding(tgt_BUD),
-            memory=encoder_out,
-            tgt_mask=tgt_mask,
-            tgt_key_padding_mask=stock.get_key_padding_mask(tgt, pad_idx=pad_idx),
+            tgt_BUD,
+            encoder_out,
+            tgt_key_padding_mask=tgt == pad_idx,
             memory_key_padding_mask=self._padding(src, wav_len),
         )
         hidden = (encoded[1],) if isinstance(encoded, tuple) else ()
         return encoder_out, *hidden, decoder_out
+
+    @torch.no_grad()
+    def decode(
+        self, tgt: Tensor, encoder_out: Tensor, enc_len: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Decodes whole prefixes; what SpeechBrain's searchers call at every step.
+
+        Args:
+            tgt: (B, U) token indices so far.
+            encoder_out: (B, S, D).
+            enc_len: (B,) real encoder frames.
+
+        Returns:
+            decoder output (B, U, D) and the cross-attention weights (B, U, S) of the last layer.
+        """
+        tgt_BUD = self._embed_tokens(tgt, 0)
+        output, _, weights = self.decoder(
+            tgt_BUD,
+            encoder_out,
+            memory_key_padding_mask=_frames_to_padding(encoder_out, enc_len),
+        )
+        return output, weights[-1]
+
+    @torch.no_grad()
+    def initial_state(self, encoder_out: Tensor, enc_len: Tensor | None = None) -> DecoderState:
+        """The decoder's state before the first token; ``decoder.reorder`` picks hypotheses of it.
+
+        Args:
+            encoder_out: (B, S, D).
+            enc_len: (B,) real encoder frames.
+        """
+        self._require_decoder()
+        return self.decoder.initial_state(encoder_out, _frames_to_padding(encoder_out, enc_len))
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Decodes one token of every hypothesis, as ``decode`` does with the whole prefix.
+
+        Args:
+            tokens: (B,) the last token of each hypothesis.
+            state: from ``initial_state`` or the step before. It is not changed.
+
+        Returns:
+            decoder output (B, D), for the output layer, and the next state.
+        """
+        return self.decoder.step(self._embed_tokens(tokens[:, None], state.position)[:, 0], state)
 
     def make_streaming_context(
         self, dynchunktrain_config: DynChunkTrainConfig, encoder_kwargs: Any = None
@@ -206,10 +298,15 @@ class TransformerASR(stock.TransformerASR):
         if src.dim() == 4:
             src = src.flatten(2)
         x_BTD = self.custom_src_module(src)
-        if not self.absolute_positions:
-            return x_BTD
-        length, features = x_BTD.shape[1:]
-        return x_BTD + sine_positions(length, features, position, x_BTD.device).to(x_BTD.dtype)
+        return _with_positions(x_BTD, position) if self.absolute_positions else x_BTD
+
+    def _require_decoder(self) -> None:
+        if not hasattr(self, "decoder"):
+            raise InputError("this model has no decoder: give num_decoder_layers of at least 1.")
+
+    def _embed_tokens(self, tgt: Tensor, position: int) -> Tensor:
+        self._require_decoder()
+        return _with_positions(self.custom_tgt_module(tgt), position)
 
     def _padding(self, src: Tensor, wav_len: Tensor | None) -> Tensor | None:
         if wav_len is None:
@@ -217,14 +314,57 @@ class TransformerASR(stock.TransformerASR):
         return lengths_to_padding((wav_len * src.shape[1]).round(), src.shape[1])
 
 
-def init_outside_mixers(encoder: nn.Module) -> None:
+def _with_positions(x_BTD: Tensor, position: int) -> Tensor:
+    length, features = x_BTD.shape[1:]
+    return x_BTD + sine_positions(length, features, position, x_BTD.device).to(x_BTD.dtype)
+
+
+def _frames_to_padding(encoder_out: Tensor, enc_len: Tensor | None) -> Tensor | None:
+    return None if enc_len is None else lengths_to_padding(enc_len, encoder_out.shape[1])
+
+
+def check_encoder(encoder_module: str, causal: bool, layerdrop_prob: float) -> None:
+    """Refuses what an encoder cannot do; arguments as in ``TransformerASR``.
+
+    Raises:
+        InputError: names the argument and the remedy.
+    """
+    if encoder_module not in ENCODERS:
+        raise InputError(
+            f"unknown encoder_module {encoder_module!r}. Known: {', '.join(ENCODERS)}."
+        )
+    if causal and encoder_module in ("branchformer", "contextnet"):
+        name = {"branchformer": "Branchformer", "contextnet": "ContextNet"}[encoder_module]
+        raise InputError(f"no {name} is causal: use encoder_module=conformer or transformer.")
+    if layerdrop_prob and encoder_module == "contextnet":
+        raise InputError(
+            f"layerdrop_prob={layerdrop_prob} cannot be had with encoder_module=contextnet, whose "
+            "blocks change the width: give layerdrop_prob=0."
+        )
+
+
+def check_contextnet_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, if all of them exist.
+
+    Raises:
+        InputError: names one that does not.
+    """
+    for name in options:
+        if name not in CONTEXTNET_OPTIONS:
+            raise InputError(
+                f"contextnet_options has no {name!r}. Known: {', '.join(CONTEXTNET_OPTIONS)}."
+            )
+    return options
+
+
+def init_outside_mixers(module: nn.Module) -> None:
     """SpeechBrain's initialisation (Xavier-normal matrices), leaving mixers as they are."""
     inside = {
         id(parameter)
-        for module in encoder.modules()
-        if isinstance(module, Mixer)
-        for parameter in module.parameters()
+        for mixer in module.modules()
+        if isinstance(mixer, Mixer)
+        for parameter in mixer.parameters()
     }
-    for parameter in encoder.parameters():
+    for parameter in module.parameters():
         if parameter.dim() > 1 and id(parameter) not in inside:
             torch.nn.init.xavier_normal_(parameter)

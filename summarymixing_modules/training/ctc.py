@@ -46,6 +46,7 @@ class CTCBrain(SafeBrain):
     architecture_keys = (*SafeBrain.architecture_keys, "encoder_module")
 
     tokenizer: Tokenizer
+    _searcher: CTCBeamSearcher | None = None
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, V) of a batch and the real frames of each utterance."""
@@ -118,7 +119,7 @@ class CTCBrain(SafeBrain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Fresh scores for every evaluation."""
-        self._searcher: CTCBeamSearcher | None = None
+        self._searcher = None
         self._seconds = self._audio_seconds = 0.0
         if stage != sb.Stage.TRAIN:
             self.wer, self.cer = ErrorRateStats(), ErrorRateStats()

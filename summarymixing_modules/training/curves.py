@@ -7,12 +7,12 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from summarymixing_modules.training.history import TrainHistory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,6 +27,10 @@ def plot_curves(history: TrainHistory, file: Path, title: str) -> None:
         file: the PNG to write; replaced in one step.
         title: above the panels.
     """
+    # Machines that only use models may lack matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # SpeechBrain logs everything at DEBUG level, and matplotlib tells 2000 lines about fonts there.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     figure = Figure(figsize=(11, 7), layout="constrained")

@@ -24,6 +24,7 @@ from speechbrain.utils.distributed import (
 )
 
 import summarymixing_modules
+from summarymixing_modules.training.curves import plot_curves
 from summarymixing_modules.training.files import write_atomically
 
 if TYPE_CHECKING:
@@ -63,9 +64,6 @@ def write_report(
         raise ValueError(f"result.json has {', '.join(repeated)} already: rename it in extra.")
     clean: dict[str, Any] = _without_nan({**result, **(extra or {})})
     if if_main_process():
-        # matplotlib is slow to import, and missing on machines that only use models.
-        from summarymixing_modules.training.curves import plot_curves
-
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RESULT, json.dumps(clean, indent=2, allow_nan=False) + "\n")
         plot_curves(brain.history, folder / CURVES, title=_title(brain, folder))

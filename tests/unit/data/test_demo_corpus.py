@@ -17,8 +17,7 @@ pytest.importorskip("espeakng_loader", reason="the demo corpus needs espeakng-lo
 from summarymixing_modules.data import demo_corpus, demo_speech
 from summarymixing_modules.data.demo_corpus import DemoCorpusError, make_demo_corpus
 from summarymixing_modules.data.demo_grammar import make_sentences
-from summarymixing_modules.data.demo_speech import cast, split_variants
-from summarymixing_modules.data.demo_speech import SPEAKERS_PER_VARIANT
+from summarymixing_modules.data.demo_speech import SPEAKERS_PER_VARIANT, cast, split_variants
 from summarymixing_modules.data.espeak import EspeakError, voice_variants
 
 #: Sentences for train, dev and test.

@@ -1,0 +1,186 @@
+"""What every registered mixer can do and what it costs, as a table (``summarymixing mixers``).
+
+Nothing is computed: mixers are built and called on PyTorch's meta device, where tensors have shapes
+only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers.base import Capabilities, Mixer
+from summarymixing_modules.mixers.registry import (
+    ENTRY_POINT_GROUP,
+    MixerSize,
+    MixerSpec,
+    build_mixer,
+    mixer_names,
+    mixer_spec,
+)
+
+# The second of the two lengths at which the cost is shown, in lengths of the first.
+LONGER = 4
+FLAGS = ("linear_time", "bidirectional", "causal", "chunked", "streaming")
+FOOTER = """\
+Cost: matrix products and convolutions of one forward pass over that many frames at full context,
+2 FLOPs for a multiply-add, divided by the frames. Elementwise work is not counted: activations,
+norms, softmax, and the recurrence of a state-space model. No time is measured.\
+"""
+
+
+@dataclass(frozen=True)
+class MixerListing:
+    """One form of a registered mixer.
+
+    Attributes:
+        form: its name, as in ``MixerSpec.variants``.
+        attention_type: name of the mixer.
+        options: options that make the form.
+        capabilities: what it can do.
+        parameters: how many.
+        flops_per_frame: by number of frames.
+        source: paper and section.
+    """
+
+    form: str
+    attention_type: str
+    options: Mapping[str, Any]
+    capabilities: Capabilities
+    parameters: int
+    flops_per_frame: Mapping[int, float]
+    source: str
+
+
+def list_mixers(
+    size: MixerSize, frames: int = 1000, attention_type: str | None = None
+) -> list[MixerListing]:
+    """Describes every form of every mixer, those of other installed packages included.
+
+    Args:
+        size: of the host layer.
+        frames: T; the cost is counted for T and 4T frames.
+        attention_type: only this mixer; None = all.
+
+    Raises:
+        InputError: unknown mixer, or a size that one of them cannot have.
+    """
+    if frames < 1:
+        raise InputError(f"--frames={frames} must be at least 1.")
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        point.load()
+    names = mixer_names() if attention_type is None else [attention_type]
+    return [_describe(*form, size, frames) for name in names for form in _forms(mixer_spec(name))]
+
+
+def option_defaults(attention_type: str) -> dict[str, Any]:
+    """The options of a mixer and their defaults; None is often "as the host layer"."""
+    spec = mixer_spec(attention_type)
+    parameters = inspect.signature(spec.build).parameters
+    return {name: parameters[name].default for name in spec.options}
+
+
+def flops_per_frame(mixer: Mixer, frames: int) -> float:
+    """FLOPs of matrix products and convolutions in ``forward``, divided by the frames.
+
+    Args:
+        mixer: on the meta device, or small enough to run.
+        frames: T.
+    """
+    x_BTD = torch.empty(1, frames, mixer.enc_dim, device=_device_of(mixer))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        mixer(x_BTD)
+    return counter.get_total_flops() / frames
+
+
+def mixers_as_text(listings: Sequence[MixerListing]) -> str:
+    """A table with aligned columns, and what its figures mean."""
+    lengths = list(listings[0].flops_per_frame)
+    header = ["mixer", "linear", "bidirectional", "causal", "chunked", "streaming", "positions"]
+    header += ["parameters", *(f"MFLOP/frame, T={length}" for length in lengths), "source"]
+    rows = [[listing.form, *_abilities(listing), *_figures(listing)] for listing in listings]
+    return "\n".join([*_aligned([header, *rows], range(7, 8 + len(lengths))), "", FOOTER])
+
+
+def options_as_text(attention_type: str) -> str:
+    """A table of the options of a mixer."""
+    defaults = option_defaults(attention_type)
+    if not defaults:
+        return f"{attention_type} has no options."
+    rows = [["option", "default"], *([name, str(value)] for name, value in defaults.items())]
+    return "\n".join([f"Options of {attention_type}:", "", *_aligned(rows)])
+
+
+def mixers_as_json(listings: Sequence[MixerListing]) -> str:
+    """Everything in the listings, and the options of each mixer, for programs."""
+    rows = [
+        {**asdict(listing), "option_defaults": option_defaults(listing.attention_type)}
+        for listing in listings
+    ]
+    return json.dumps(rows, indent=2, default=str)
+
+
+def _forms(spec: MixerSpec) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Name, attention_type and options of each form; of the absence of a mixer, itself."""
+    for form, options in (spec.variants or {spec.name: {}}).items():
+        yield form, spec.name, options
+
+
+def _describe(
+    form: str, attention_type: str, options: Mapping[str, Any], size: MixerSize, frames: int
+) -> MixerListing:
+    try:
+        with torch.device("meta"):
+            mixer = build_mixer(attention_type, size, **options).eval()
+    except ValueError as error:
+        raise InputError(
+            f"{form} cannot have --d_model={size.d_model} --nhead={size.nhead} "
+            f"--d_ffn={size.d_ffn}: {error}"
+        ) from error
+    return MixerListing(
+        form,
+        attention_type,
+        options,
+        mixer.capabilities,
+        sum(parameter.numel() for parameter in mixer.parameters()),
+        {length: flops_per_frame(mixer, length) for length in (frames, LONGER * frames)},
+        mixer_spec(attention_type).source,
+    )
+
+
+def _device_of(mixer: Mixer) -> torch.device:
+    parameter = next(mixer.parameters(), None)
+    return torch.device("meta") if parameter is None else parameter.device
+
+
+def _abilities(listing: MixerListing) -> list[str]:
+    can = listing.capabilities
+    if not can.mixes:
+        return ["-"] * (len(FLAGS) + 1)
+    return [*("yes" if getattr(can, flag) else "no" for flag in FLAGS), can.positions]
+
+
+def _figures(listing: MixerListing) -> list[str]:
+    costs = (f"{flops / 1e6:.2f}" for flops in listing.flops_per_frame.values())
+    return [f"{listing.parameters:,}", *costs, listing.source]
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines with columns two spaces apart; those in ``right`` end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,273 @@
+"""Softmax attention over a sliding window (Longformer, arXiv 2004.05150, §3.1), O(T · window).
+
+Shape suffixes: B batch, T frames, S remembered and new frames, D model features, H heads,
+E features of a head, G global tokens, W frames of the window.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedByMixer
+from summarymixing_modules.mixers.heads import HeadProjections, head_features
+from summarymixing_modules.mixers.registry import MixerSize, register_mixer
+from summarymixing_modules.ops.attention import attend
+from summarymixing_modules.ops.rope import rotate
+from summarymixing_modules.ops.window_attention import Shared, naive_window_attend, window_attend
+
+
+class WindowState(NamedTuple):
+    """What a stream remembers: the last W frames, whatever the length of the stream.
+
+    Attributes:
+        key_BWHE: rotated keys.
+        value_BWHE: values.
+        hidden_BW: True = padded, or before the stream began.
+        behind_W: how many chunks ago each frame was given.
+        position: index of the next frame.
+        left_context_size: chunks that the next one sees; None = all.
+    """
+
+    key_BWHE: Tensor
+    value_BWHE: Tensor
+    hidden_BW: Tensor
+    behind_W: Tensor
+    position: int
+    left_context_size: int | None
+
+
+class LocalAttention(Mixer):
+    """Each frame attends to the frames around it, with rotary positions (arXiv 2104.09864).
+
+    With ``global_tokens``, G learned queries first summarise all frames, without positions; every
+    frame then attends to the G summaries beside its window, again without positions. (Longformer's
+    global attention, with its separate projections; its tokens live in the sequence and are one
+    layer old when frames read them, which a mixer that is handed frames only cannot have.) An
+    utterance is then summarised as a whole: no chunks, no streams, not causal.
+
+    Args:
+        enc_dim: features D.
+        nhead: heads H; D/H must be even.
+        window: frames to each side; with frames of 40 ms, 64 are 2.56 s.
+        global_tokens: number of summaries G.
+        attention_dropout: on the attention weights. 0 keeps PyTorch on its fastest kernels.
+        causal: frame t sees frames t − window to t.
+
+    Raises:
+        InputError: heads that do not fit D, or a window or number of tokens out of range.
+        UnsupportedByMixer: ``causal`` with global tokens.
+    """
+
+    capabilities = Capabilities(linear_time=True, positions="rotary")
+
+    def __init__(
+        self,
+        enc_dim: int,
+        nhead: int,
+        window: int = 64,
+        global_tokens: int = 0,
+        attention_dropout: float = 0.0,
+        causal: bool = False,
+    ) -> None:
+        if window < 1:
+            raise InputError(f"window={window} counts frames to each side: at least 1.")
+        if global_tokens < 0:
+            raise InputError(f"global_tokens={global_tokens} must be at least 0.")
+        if global_tokens:
+            self.capabilities = Capabilities(
+                linear_time=True, causal=False, chunked=False, streaming=False, positions="rotary"
+            )
+        super().__init__(enc_dim, causal)
+        features = head_features(enc_dim, nhead, rotary=True)
+        self.nhead, self.window, self.attention_dropout = nhead, window, attention_dropout
+        self.scale = 1 / math.sqrt(features)
+        self.projections = HeadProjections(enc_dim, nhead)
+        self.global_tokens = global_tokens
+        if global_tokens:
+            self.global_query_HGE = nn.Parameter(torch.randn(nhead, global_tokens, features))
+            self.global_proj = nn.Linear(enc_dim, 2 * enc_dim)
+
+    def mix(
+        self,
+        x_BTD: Tensor,
+        padding_BT: Tensor | None,
+        chunk_size: int | None,
+        left_context_size: int | None,
+        pos_embs: Tensor | None = None,
+    ) -> Tensor:
+        """See ``Mixer.forward``."""
+        query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
+        inputs = rotate(query_BHTE), rotate(key_BHTE), value_BHTE
+        shared = None
+        if self.global_tokens:
+            shared = self._summaries(key_BHTE, value_BHTE, padding_BT)
+            inputs, shared = _side_by_side(inputs, query_BHTE, shared)
+        y_BHTE = window_attend(
+            *inputs,
+            padding_BT,
+            self.window,
+            chunk_size,
+            left_context_size,
+            self.scale,
+            self.attention_dropout if self.training else 0.0,
+            shared,
+        )
+        return self.projections.output(y_BHTE[..., : value_BHTE.shape[-1]])
+
+    def _summaries(self, key_BHTE: Tensor, value_BHTE: Tensor, padding_BT: Tensor | None) -> Shared:
+        """Keys and values (B, H, G, E) of the summaries of all frames."""
+        query_BHGE = self.global_query_HGE.to(key_BHTE.dtype).expand(key_BHTE.shape[0], -1, -1, -1)
+        read_BHGE = attend(query_BHGE, key_BHTE, value_BHTE, padding_BT, None, None, self.scale)
+        both_BGX = self.global_proj(read_BHGE.transpose(1, 2).flatten(2))
+        key, value = both_BGX.unflatten(-1, (self.nhead, -1)).transpose(1, 2).chunk(2, dim=-1)
+        return key, value
+
+    def initial_state(
+        self,
+        batch_size: int,
+        left_context_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> WindowState:
+        """See ``Mixer.initial_state``."""
+        self.require("streaming", "initial_state")
+        anchor = self._anchor()
+        device, dtype = device or anchor.device, dtype or anchor.dtype
+        shape = (batch_size, self.window, self.nhead, self.enc_dim // self.nhead)
+        return WindowState(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.ones(shape[:2], device=device, dtype=torch.bool),
+            torch.zeros(self.window, device=device, dtype=torch.long),
+            0,
+            left_context_size,
+        )
+
+    def step(
+        self, x_BTD: Tensor, state: WindowState, key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, WindowState]:
+        """See ``Mixer.step``."""
+        self._check_input(x_BTD, key_padding_mask)
+        query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
+        query_BHTE = rotate(query_BHTE, state.position)
+        key_BTHE = rotate(key_BHTE, state.position).transpose(1, 2)
+        state = _extended(state, key_BTHE, value_BHTE.transpose(1, 2), key_padding_mask)
+        y_BHTE = F.scaled_dot_product_attention(
+            query_BHTE,
+            state.key_BWHE.transpose(1, 2),
+            state.value_BWHE.transpose(1, 2),
+            attn_mask=_seen_BTS(state, x_BTD.shape[1], self.window)[:, None],
+            scale=self.scale,
+        )
+        return self.projections.output(y_BHTE), _last_frames(state, self.window)
+
+    def _unsupported(self, capability: str, request: str) -> UnsupportedByMixer:
+        message = super()._unsupported(capability, request)
+        return UnsupportedByMixer(f"{message} (localattention only with global_tokens=0.)")
+
+
+def _side_by_side(
+    rotated: tuple[Tensor, Tensor, Tensor], query_BHTE: Tensor, shared: Shared
+) -> tuple[tuple[Tensor, Tensor, Tensor], Shared]:
+    """Makes one softmax of scores with positions and scores without.
+
+    [R·q ; q]·[R·k ; 0] is the score of a frame and [R·q ; q]·[0 ; g] that of a summary. Values get
+    zeros to the same size, which PyTorch's fused kernels ask for.
+    """
+    after, before = (0, query_BHTE.shape[-1]), (query_BHTE.shape[-1], 0)
+    query_BHTX = torch.cat([rotated[0], query_BHTE], dim=-1)
+    inputs = query_BHTX, F.pad(rotated[1], after), F.pad(rotated[2], after)
+    return inputs, (F.pad(shared[0], before), F.pad(shared[1], after))
+
+
+def _extended(
+    state: WindowState, key_BTHE: Tensor, value_BTHE: Tensor, padding_BT: Tensor | None
+) -> WindowState:
+    """The state with a chunk appended."""
+    if padding_BT is None:
+        padding_BT = state.hidden_BW.new_zeros(key_BTHE.shape[:2])
+    length = key_BTHE.shape[1]
+    return state._replace(
+        key_BWHE=torch.cat([state.key_BWHE, key_BTHE], dim=1),
+        value_BWHE=torch.cat([state.value_BWHE, value_BTHE], dim=1),
+        hidden_BW=torch.cat([state.hidden_BW, padding_BT], dim=1),
+        behind_W=F.pad(state.behind_W + 1, (0, length)),
+        position=state.position + length,
+    )
+
+
+def _seen_BTS(state: WindowState, length: int, window: int) -> Tensor:
+    """Which of the S frames the last ``length`` ones see; every frame sees itself."""
+    time_S = torch.arange(state.behind_W.shape[0], device=state.behind_W.device)
+    apart_TS = (time_S[-length:, None] - time_S).abs()
+    near_TS = apart_TS <= window
+    if state.left_context_size is not None:
+        near_TS &= state.behind_W <= state.left_context_size
+    return (near_TS & ~state.hidden_BW[:, None]) | (apart_TS == 0)
+
+
+def _last_frames(state: WindowState, window: int) -> WindowState:
+    """The state without the frames that no later one can see."""
+    return state._replace(
+        key_BWHE=state.key_BWHE[:, -window:],
+        value_BWHE=state.value_BWHE[:, -window:],
+        hidden_BW=state.hidden_BW[:, -window:],
+        behind_W=state.behind_W[-window:],
+    )
+
+
+def naive_local_attention(
+    mixer: LocalAttention,
+    x_BTD: Tensor,
+    padding_BT: Tensor | None = None,
+    chunk_size: int | None = None,
+    left_context_size: int | None = None,
+) -> Tensor:
+    """Reference: y_BTD of a mixer by dense matrices of scores; arguments as in ``forward``."""
+    query, key, value = mixer.projections(x_BTD)
+    shared = None
+    if mixer.global_tokens:
+        hidden_BT = x_BTD.new_zeros(x_BTD.shape[:2]).bool() if padding_BT is None else padding_BT
+        scores_BHGT = mixer.scale * mixer.global_query_HGE @ key.mT
+        scores_BHGT = scores_BHGT.masked_fill(hidden_BT[:, None, None], -torch.inf)
+        read_BHGE = scores_BHGT.softmax(dim=-1).nan_to_num(0.0) @ value
+        both_BGD = mixer.global_proj(torch.cat(read_BHGE.unbind(1), dim=-1))
+        key_BHGE, value_BHGE = torch.stack(both_BGD.chunk(mixer.nhead, -1), 1).chunk(2, -1)
+        shared = mixer.scale * query @ key_BHGE.mT, value_BHGE
+    y_BHTE = naive_window_attend(
+        rotate(query),
+        rotate(key),
+        value,
+        padding_BT,
+        mixer.window,
+        chunk_size,
+        left_context_size,
+        mixer.scale,
+        shared,
+    )
+    return mixer.projections.output(y_BHTE)
+
+
+@register_mixer(
+    "localattention",
+    LocalAttention.capabilities,
+    source="arXiv 2004.05150, §3.1",
+    variants={
+        "localattention": {},
+        "localattention-narrow": {"window": 8},
+        "localattention-global": {"global_tokens": 4},
+    },
+)
+def build_local_attention(
+    size: MixerSize, *, window: int = 64, global_tokens: int = 0, attention_dropout: float = 0.0
+) -> LocalAttention:
+    """Builds sliding-window attention for a host layer."""
+    return LocalAttention(
+        size.d_model, size.nhead, window, global_tokens, attention_dropout, size.causal
+    )

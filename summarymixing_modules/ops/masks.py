@@ -1,0 +1,59 @@
+"""Dense attention masks, read back into chunks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.ops.chunks import visible_TT
+
+
+def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
+    """The chunk size and left context that a dense mask stands for; ``visible_TT`` undone.
+
+    A causal mask stands for chunks of one frame. Where the left context reaches the first frame
+    from everywhere, it is unlimited as far as can be seen, and so is returned as None.
+
+    Args:
+        mask_TT: what a frame (row) may not see: True, or −inf in a mask of floats; any other entry
+            is False, or 0.
+
+    Returns:
+        (chunk_size, left_context_size), both None at full context.
+
+    Raises:
+        InputError: any other mask.
+    """
+    hidden_TT = _hidden(mask_TT)
+    length = hidden_TT.shape[0]
+    chunk_size = int((~hidden_TT[0]).sum())
+    left_context_size = None
+    if chunk_size:
+        last_chunk = (length - 1) // chunk_size
+        first_seen = int(hidden_TT[-1].logical_not().byte().argmax())
+        left_context_size = last_chunk - first_seen // chunk_size if first_seen else None
+        seen_TT = visible_TT(length, chunk_size, left_context_size, hidden_TT.device)
+        if torch.equal(seen_TT, ~hidden_TT):
+            return (None, None) if chunk_size == length else (chunk_size, left_context_size)
+    raise InputError(
+        "a token mixer takes no attn_mask other than a causal one or one of chunks with left "
+        "context (dynamic chunk training): leave the mask out, or keep attention in this layer."
+    )
+
+
+def _hidden(mask_TT: Tensor) -> Tensor:
+    if mask_TT.dim() != 2 or mask_TT.shape[0] != mask_TT.shape[1]:
+        raise InputError(
+            f"attn_mask is {tuple(mask_TT.shape)}: a token mixer can only follow one (T, T) mask "
+            "for the whole batch. Give padding as key_padding_mask."
+        )
+    if mask_TT.dtype == torch.bool:
+        return mask_TT
+    hidden_TT = mask_TT == -torch.inf
+    if not torch.equal(mask_TT.masked_fill(hidden_TT, 0), torch.zeros_like(mask_TT)):
+        raise InputError(
+            "attn_mask adds biases to scores, and a token mixer has no scores: use a boolean mask, "
+            "or one of 0 and -inf."
+        )
+    return hidden_TT

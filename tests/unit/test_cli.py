@@ -1,0 +1,72 @@
+"""The ``summarymixing`` command, in process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from summarymixing_modules import __version__, demo
+from summarymixing_modules.cli import main
+
+SMALL = ["--d_model=32", "--nhead=4", "--d_ffn=64", "--frames=10"]
+
+
+def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == __version__
+    for wrong in ([], ["mixer"], ["mixers", "--frame=many"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+    assert "usage: summarymixing" in capsys.readouterr().err
+
+
+def test_mixers_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mixers", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "\nRoPEMHA" in out and "\nSummaryMixing-lite" in out
+    assert "T=10" in out and "T=40" in out and "Options" not in out
+
+
+def test_one_mixer_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mixers", "--attention_type=hypermixing", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "RoPEMHA" not in out
+    assert "Options of hypermixing:" in out and "hypernet_size  None" in out
+
+
+def test_mixers_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mixers", "--json", "--attention_type=SummaryMixing", *SMALL]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["form"] for row in rows][:2] == ["SummaryMixing", "SummaryMixing-lite"]
+    assert all(row["flops_per_frame"]["10"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attention_type=SumMixing"], "unknown attention_type 'SumMixing'"),
+        (["--frames=0"], "--frames=0 must be at least 1"),
+        (["--nhead=5", "--attention_type=fastformer"], "fastformer cannot have --d_model=512"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mixers", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and message in captured.err
+    assert captured.err.count("\n") == 1 and not captured.out
+
+
+def test_demo_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def run_demo(*arguments: object) -> int:
+        calls.append(arguments)
+        return 3
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    assert main(["demo", "--attention_type=mamba", "--training_steps=7"]) == 3
+    assert calls == [("data/demo", "results/demo", "mamba", 3750, 7)]
