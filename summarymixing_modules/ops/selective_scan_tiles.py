@@ -141,7 +141,7 @@ def _scan(
             states = tiles.view(buffers[1], x)
             torch.mul((delta * x)[:, :, None], b[..., None], out=states)
             # A copy, because the next tile writes over this one.
-            state_RNE = _scan_(decay, states, state_RNE, tiles.chunk).clone()
+            state_RNE = _recur_(decay, states, state_RNE, tiles.chunk).clone()
             y_BTE[rows, frames] = (c[:, :, None] @ states).squeeze(2)
         if want_state:
             last_BNE[rows] = state_RNE
@@ -232,12 +232,12 @@ def _backward_tile(
     inputs = delta * x
     states[:, 0] = start_RNE
     torch.mul(inputs[:, :, None], b[..., None], out=after)
-    _scan_(decay, after, start_RNE, tiles.chunk)
+    _recur_(decay, after, start_RNE, tiles.chunk)
     grad_c = torch.mul(after, grad_y[:, :, None], out=spare).sum(dim=3)
 
     grad_h = torch.mul(grad_y[:, :, None], c[..., None], out=spare)
     grad_h[:, -1] += carry_RNE
-    _scan_(decay[:, 1:], grad_h[:, :-1], grad_h[:, -1], tiles.chunk, reverse=True)
+    _recur_(decay[:, 1:], grad_h[:, :-1], grad_h[:, -1], tiles.chunk, reverse=True)
     grad_inputs = (b[:, :, None] @ grad_h).squeeze(2)
     grad_exponent = decay.mul_(grad_h)
     carry_RNE = grad_exponent[:, 0].clone()
@@ -286,7 +286,7 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
     return *found, *[None] * (9 - len(found))
 
 
-def _scan_(
+def _recur_(
     decay_RLNE: Tensor, value_RLNE: Tensor, carry_RNE: Tensor, chunk: int, reverse: bool = False
 ) -> Tensor:
     """In place: value_t += decay_t · value_{t−1}, or value_{t+1} when reversed.
@@ -309,24 +309,24 @@ def _scan_(
         if decay.shape[1] == 0:
             continue
         if chunked:
-            carry_RNE = _scan_chunks_(decay, value, carry_RNE, chunk, reverse)
+            carry_RNE = _recur_chunks_(decay, value, carry_RNE, chunk, reverse)
         else:
-            carry_RNE = _scan_frames_(decay, value, carry_RNE, reverse)
+            carry_RNE = _recur_frames_(decay, value, carry_RNE, reverse)
     return carry_RNE
 
 
-def _scan_frames_(decay: Tensor, value: Tensor, carry: Tensor, reverse: bool) -> Tensor:
-    """``_scan_``, one frame after the other."""
+def _recur_frames_(decay: Tensor, value: Tensor, carry: Tensor, reverse: bool) -> Tensor:
+    """``_recur_``, one frame after the other."""
     frames = list(zip(decay.unbind(1), value.unbind(1), strict=True))
     for decay_RNE, value_RNE in reversed(frames) if reverse else frames:
         carry = value_RNE.addcmul_(decay_RNE, carry)
     return carry
 
 
-def _scan_chunks_(
+def _recur_chunks_(
     decay: Tensor, value: Tensor, carry_RNE: Tensor, chunk: int, reverse: bool
 ) -> Tensor:
-    """``_scan_``, all chunks side by side from zero, and then what came before them."""
+    """``_recur_``, all chunks side by side from zero, and then what came before them."""
     value_RCKNE = value.unflatten(1, (-1, chunk))
     faded_RCKNE = decay.unflatten(1, (-1, chunk)).clone()
     values, faded = list(value_RCKNE.unbind(2)), list(faded_RCKNE.unbind(2))

@@ -152,6 +152,8 @@ def test_deleting_hides_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (".deleting+notes", False),
         ("results", False),
     ],
+    # The same in every process of a parallel run, which the names are not.
+    ids=["own", "dead", "alive", "elsewhere", "no-number", "no-name", "not-ours", "visible"],
 )
 def test_cleans_only_dead_saves_of_its_own(tmp_path: Path, name: str, goes: bool) -> None:
     (tmp_path / name / "CKPT+x").mkdir(parents=True)
