@@ -100,8 +100,9 @@ class Mixer(nn.Module, ABC):
         """
         self._check_input(x_BTD, key_padding_mask)
         check_chunks(chunk_size, left_context_size)
-        if chunk_size is not None:
-            self.require("chunked", f"chunk_size={chunk_size}")
+        if chunk_size is not None and not self.capabilities.chunked:
+            # Only here: under torch.compile a symbolic size cannot be put into a text.
+            raise self._unsupported("chunked", f"chunk_size={chunk_size}")
         if pos_embs is not None and self.capabilities.positions != "relative":
             raise UnsupportedByMixer(
                 f"{type(self).__name__} does not use pos_embs: pass None, or choose a mixer with "
