@@ -117,7 +117,7 @@ def swap_mixer(
         >>> encoder = ConformerEncoder(2, 64, 128, 4, attention_type="RoPEMHA")
         >>> report = swap_mixer(encoder, "SummaryMixing", mode="SummaryMixing-fast")
         >>> report.layers[1].mixer, report.layers[1].parameters_after
-        ('layers.1.mha_layer', 16512)
+        ('layers.1.mha_layer', 16576)
     """
     if not mixer_spec(attention_type).capabilities.mixes:
         raise InputError(

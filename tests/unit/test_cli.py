@@ -69,4 +69,4 @@ def test_demo_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
     assert main(["demo", "--attention_type=mamba", "--training_steps=7"]) == 3
-    assert calls == [("data/demo", "results/demo", "mamba", 3750, 7)]
+    assert calls == [("data/demo", "results/demo", "mamba", 5000, 7)]
