@@ -1,15 +1,20 @@
 """Models put together from encoders: front ends, TransformerASR, decoder, CTC acoustic model."""
 
 from summarymixing_modules.models.ctc import CTCModel
+from summarymixing_modules.models.distillation import LayerwiseDistillation
 from summarymixing_modules.models.frontend import ConvFrontEnd1d, ConvFrontEnd2d
 from summarymixing_modules.models.summary_decoder import MixerDecoder, MixerDecoderLayer
+from summarymixing_modules.models.swap import SwapReport, swap_mixer
 from summarymixing_modules.models.transformer_asr import TransformerASR
 
 __all__ = [
     "CTCModel",
     "ConvFrontEnd1d",
     "ConvFrontEnd2d",
+    "LayerwiseDistillation",
     "MixerDecoder",
     "MixerDecoderLayer",
+    "SwapReport",
     "TransformerASR",
+    "swap_mixer",
 ]
