@@ -18,8 +18,8 @@ TEST_SHARE, DEV_SHARE = 0.08, 0.06
 
 CAVEAT = """\
 The voices are synthetic (espeak-ng) and the sentences come from a small grammar: this figure says
-that everything works, not how well the model hears people. On 2.4 hours of recorded speech, a
-quarter of this budget was not enough for the same model to write a word (WER 100 %): see
+that everything works, not how well the model hears people. On 2.4 hours of recorded speech, less
+than a third of this budget was not enough for the same model to write a word (WER 100 %): see
 RESULTS.md."""
 
 
