@@ -53,7 +53,7 @@ def corpus_root(data_folder: Path) -> Path:
     if not data_folder.is_dir():
         raise ManifestError(
             f"--data_folder {data_folder}: no such folder. Give the LibriSpeech folder or its "
-            "parent, or make the synthetic demo corpus there (data.demo_corpus.make_demo_corpus)"
+            "parent, or run `summarymixing demo`, which makes a synthetic corpus"
         )
     for root in (data_folder, data_folder / "LibriSpeech"):
         if _splits_in(root):
