@@ -24,8 +24,8 @@ from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer,
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
+from summarymixing_modules.data.files import sync_to_disk
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.files import sync_to_disk
 
 logger = get_logger(__name__)
 
