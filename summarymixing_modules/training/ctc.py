@@ -1,6 +1,6 @@
 """Training and scoring of acoustic models with CTC (Graves et al., ICML 2006).
 
-Shape suffixes: B batch, T frames, U tokens, V vocabulary.
+Shape suffixes: B batch, T frames, F features, L samples, U tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class CTCBrain(RecognitionBrain):
     def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, V) of a batch and the real frames of each utterance."""
         batch = batch.to(self.device)
-        features_BTF, lengths_B = self.features(*batch.sig, stage)
+        samples_BL, share_B = batch.sig
+        features_BTF, lengths_B = self.features(samples_BL, share_B, stage)
         return self.modules.model(features_BTF, lengths_B, self.chunk_config(stage))
 
     def compute_objectives(
