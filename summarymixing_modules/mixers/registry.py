@@ -143,25 +143,72 @@ def build_mixer(attention_type: str, size: MixerSize, **options: Any) -> Mixer:
     Raises:
         InputError: unknown name, or an option that this mixer does not have.
     """
-    spec = mixer_spec(attention_type)
     for option in options:
-        if option not in spec.options:
-            raise InputError(
-                f"{attention_type} has no option {option!r}{_near(option, spec.options)}. "
-                f"Its options: {', '.join(spec.options) or 'none'}."
-            )
-    return spec.build(size, **options)
+        check_option(attention_type, option)
+    return mixer_spec(attention_type).build(size, **options)
 
 
-def select_options(attention_type: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Picks the options of the chosen mixer out of a YAML table with one entry per mixer.
+def check_option(attention_type: str, option: str) -> None:
+    """Refuses an option that a mixer does not have.
 
     Raises:
-        InputError: the table or the choice names an unknown mixer.
+        InputError: names the option, the mixer and its options.
+    """
+    known = mixer_spec(attention_type).options
+    if option not in known:
+        raise InputError(
+            f"{attention_type} has no option {option!r}{_near(option, known)}. "
+            f"Its options: {', '.join(known) or 'none'}."
+        )
+
+
+def select_options(
+    attention_type: str,
+    options: Mapping[str, Mapping[str, Any]],
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Picks the options of the chosen mixer out of a YAML table with one entry per mixer.
+
+    Args:
+        attention_type: the chosen mixer.
+        options: mixer → options that are keys of the recipe.
+        more: further options of the chosen mixer (the key ``mixer_options`` of recipes).
+
+    Raises:
+        InputError: an unknown mixer, an option that it does not have, or one that is a key.
     """
     for name in (attention_type, *options):
         mixer_spec(name)
-    return dict(options.get(attention_type, {}))
+    table = dict(options.get(attention_type, {}))
+    for option in more or {}:
+        if option in table:
+            raise InputError(f"mixer_options holds {option!r}: give it as --{option}=VALUE.")
+        check_option(attention_type, option)
+    return {**table, **(more or {})}
+
+
+def reference_options(
+    form: str | None, options: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, dict[str, Any]] | None:
+    """The mixer that another one is matched to, and its options.
+
+    Args:
+        form: a mixer, or a named form of one, such as "SummaryMixing-lite"; None = no matching.
+        options: the recipe's table, as in ``select_options``.
+
+    Raises:
+        InputError: there is no such form; the message lists the known ones.
+    """
+    if form is None:
+        return None
+    owners = {name: spec for spec in _SPECS.values() for name in (spec.name, *spec.variants)}
+    if form not in owners:
+        raise InputError(
+            f"matched_to: there is no mixer {form!r}{_near(form, owners)}. "
+            f"Known: {', '.join(owners)}."
+        )
+    spec = owners[form]
+    return spec.name, {**options.get(spec.name, {}), **spec.variants.get(form, {})}
 
 
 def options_by_mixer() -> dict[str, set[str]]:

@@ -61,7 +61,7 @@ from summarymixing_modules.mixers.summary_statistics import (
     SummaryStatistic,
     WeightedMean,
 )
-from summarymixing_modules.ops.activated_linear import activated_linear
+from summarymixing_modules.ops.activated_linear import activated_linear, activated_linears
 from summarymixing_modules.ops.chunks import pad_to_chunks
 
 DECAY = 0.995
@@ -217,18 +217,30 @@ class SummaryMixing(Mixer):
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor | None, Tensor]:
         """f before its last activation, as (M, F) or None in lite, and s(x) as (B, T, S)."""
-        first_NMI = self.input_proj(split_heads(x_BTD, self.nhead))
-        *local, summary_NMI = first_NMI.split(self.first_widths, dim=-1)
-        for layer in self.summary_layers:
+        local_NMI, summary_NMI = self._hidden(self.input_proj(split_heads(x_BTD, self.nhead)))
+        for layer in self.summary_layers[1:]:
             summary_NMI = layer(summary_NMI, self.activation)
         summary_MS = self._activate(merge_heads(summary_NMI), self.summary_activation)
         summary_BTS = summary_MS.unflatten(0, x_BTD.shape[:2])
-        if not local:
+        if local_NMI is None:
             return None, summary_BTS
-        local_NMI = local[0]
-        for layer in self.local_layers:
+        for layer in self.local_layers[1:]:
             local_NMI = layer(local_NMI, self.activation)
         return merge_heads(local_NMI), summary_BTS
+
+    def _hidden(self, first_NMI: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The second layers of f and s, where there are any, on the product of the first."""
+        second = [layers[0] for layers in (self.local_layers, self.summary_layers) if layers]
+        if len(second) == len(self.first_widths):
+            pairs = [(layer.weight, layer.bias) for layer in second]
+            parts = list(activated_linears(first_NMI, pairs, self.activation))
+        else:
+            parts = list(first_NMI.split(self.first_widths, dim=-1))
+            if self.summary_layers:
+                parts[-1] = self.summary_layers[0](parts[-1], self.activation)
+            elif self.local_layers:
+                parts[0] = self.local_layers[0](parts[0], self.activation)
+        return (parts[0] if len(parts) == 2 else None), parts[-1]
 
     def _combine(self, local_MF: Tensor | None, summary_BCR: Tensor, length: int) -> Tensor:
         """c(f, s̄) with one summary per chunk (or per frame), as (B, T, D)."""

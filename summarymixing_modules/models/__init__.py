@@ -6,6 +6,7 @@ from summarymixing_modules.models.frontend import ConvFrontEnd1d, ConvFrontEnd2d
 from summarymixing_modules.models.summary_decoder import MixerDecoder, MixerDecoderLayer
 from summarymixing_modules.models.swap import SwapReport, swap_mixer
 from summarymixing_modules.models.transformer_asr import TransformerASR
+from summarymixing_modules.models.widths import matched_transformer
 
 __all__ = [
     "CTCModel",
@@ -16,5 +17,6 @@ __all__ = [
     "MixerDecoderLayer",
     "SwapReport",
     "TransformerASR",
+    "matched_transformer",
     "swap_mixer",
 ]

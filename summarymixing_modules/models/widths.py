@@ -1,14 +1,7 @@
 """Widths at which models with different mixers have the same number of parameters.
 
-Found by building models without memory (PyTorch's meta device) and bisection. From YAML::
-
-    d_model: !apply:summarymixing_modules.models.widths.matched_width
-        attention_type: !ref <attention_type>
-        reference: SummaryMixing
-        reference_d_model: 144
-        input_size: !ref <frontend.output_size>
-        output_neurons: !ref <output_neurons>
-        nhead: 4 # and whatever else TransformerASR is given
+Found by building models without memory (PyTorch's meta device) and bisection. Recipes have the key
+``matched_to``; ``matched_transformer`` is what it reaches.
 """
 
 from __future__ import annotations
@@ -169,6 +162,35 @@ def matched_width(
     except WIDTH_ERRORS as error:
         raise InputError(f"{reference} at d_model={reference_d_model}: {error}") from error
     return solve_width(wanted, target, reference_d_model, multiple_of)
+
+
+def matched_transformer(
+    d_model: int, reference: tuple[str, Mapping[str, Any]] | None, **arguments: Any
+) -> TransformerASR:
+    """A ``TransformerASR``, as wide as gives it the parameters of the same one with another mixer.
+
+    Args:
+        d_model: width; with a reference, that of the reference.
+        reference: name and options of the other mixer; None = no matching.
+        **arguments: further arguments of ``TransformerASR``.
+
+    Raises:
+        InputError: an unknown name, or no width fits.
+    """
+    if reference is None:
+        return TransformerASR(d_model=d_model, **arguments)
+    model = dict(arguments)
+    width = matched_width(
+        model.pop("attention_type"),
+        reference[0],
+        d_model,
+        model.pop("input_size"),
+        model["tgt_vocab"],
+        model.pop("mixer_options", None),
+        reference[1],
+        **model,
+    )
+    return TransformerASR(d_model=width, **arguments)
 
 
 def solve_width(model: OpenWidthModel, target: int, near: int, multiple_of: int = 2) -> int:

@@ -9,7 +9,7 @@ Shape suffixes: N heads, M frames (batch × time), I inputs of a head, O outputs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,32 +36,43 @@ def _gradients_of(activation: nn.Module) -> Gradient | None:
     return None
 
 
-class _ActivatedLinear(torch.autograd.Function):
-    """y = W · activation(z) + b, one W per head; saves z and W only."""
+class _ActivatedLinears(torch.autograd.Function):
+    """y_k = W_k · activation(z_k) + b_k for the parts z_k of z; saves z and the W_k only."""
 
     @staticmethod
     def forward(
-        ctx: Any, z_NMI: Tensor, weight_NIO: Tensor, bias_N1O: Tensor | None, activation: nn.Module
-    ) -> Tensor:
-        ctx.save_for_backward(z_NMI, weight_NIO)
+        ctx: Any, z_NMI: Tensor, activation: nn.Module, *weights_and_biases: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        weights, biases = weights_and_biases[::2], weights_and_biases[1::2]
+        ctx.save_for_backward(z_NMI, *weights)
         ctx.activation = activation
-        return linear_heads(activation(z_NMI), weight_NIO, bias_N1O)
+        parts = _parts(activation(z_NMI), weights)
+        return tuple(map(linear_heads, parts, weights, biases))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_NMO = grads[0]
-        z_NMI, weight_NIO = ctx.saved_tensors
-        grad_z = grad_weight = grad_bias = None
+        z_NMI, *weights = ctx.saved_tensors
+        grad_z = None
         if ctx.needs_input_grad[0]:
             gradient = _gradients_of(ctx.activation)
-            assert gradient is not None  # activated_linear takes this path only when there is one
-            grad_z = gradient(grad_NMO @ weight_NIO.mT, z_NMI)
-        if ctx.needs_input_grad[1]:
-            grad_weight = ctx.activation(z_NMI).mT @ grad_NMO
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad_NMO.sum(dim=1, keepdim=True)
-        return grad_z, grad_weight, grad_bias, None
+            assert gradient is not None  # activated_linears takes this path only when there is one
+            products = [grad @ weight.mT for grad, weight in zip(grads, weights, strict=True)]
+            grad_z = gradient(products[0] if len(products) == 1 else torch.cat(products, -1), z_NMI)
+        grad_weights: list[Tensor | None] = [None] * len(weights)
+        if any(ctx.needs_input_grad[2::2]):
+            parts = _parts(ctx.activation(z_NMI), weights)
+            grad_weights = [part.mT @ grad for part, grad in zip(parts, grads, strict=True)]
+        grad_biases = [
+            grad.sum(dim=1, keepdim=True) if needed else None
+            for grad, needed in zip(grads, ctx.needs_input_grad[3::2], strict=True)
+        ]
+        pairs = zip(grad_weights, grad_biases, strict=True)
+        return grad_z, None, *(grad for pair in pairs for grad in pair)
+
+
+def _parts(z_NMI: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    return z_NMI.split([weight.shape[1] for weight in weights], dim=-1)
 
 
 def linear_heads(x_NMI: Tensor, weight_NIO: Tensor, bias_N1O: Tensor | None) -> Tensor:
@@ -76,9 +87,6 @@ def activated_linear(
 ) -> Tensor:
     """Computes ``linear_heads(activation(z), W, b)``, keeping z but not activation(z).
 
-    GELU, SiLU, ReLU and LeakyReLU take the lean path; any other module, and anything under
-    ``torch.compile`` (whose partitioner chooses what to recompute by itself), the plain one.
-
     Args:
         z_NMI: input of the activation.
         weight_NIO: one matrix per head.
@@ -88,11 +96,35 @@ def activated_linear(
     Returns:
         y_NMO.
     """
+    return activated_linears(z_NMI, [(weight_NIO, bias_N1O)], activation)[0]
+
+
+def activated_linears(
+    z_NMI: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], activation: nn.Module
+) -> tuple[Tensor, ...]:
+    """``activated_linear`` of several layers that read one part of z each, side by side.
+
+    The activation runs over z as a whole, forward and backward: its parts are not contiguous.
+
+    GELU, SiLU, ReLU and LeakyReLU take the lean path; any other module, and anything under
+    ``torch.compile`` (whose partitioner chooses what to recompute by itself), the plain one.
+
+    Args:
+        z_NMI: input of the activation; its features I are those of the layers, one after another.
+        layers: weight (N, I_k, O_k) and bias (N, 1, O_k) or None of each.
+        activation: an elementwise module without parameters.
+
+    Returns:
+        the outputs (N, M, O_k).
+    """
+    weights, biases = zip(*layers, strict=True)
     if torch.compiler.is_compiling() or _gradients_of(activation) is None:
-        return linear_heads(activation(z_NMI), weight_NIO, bias_N1O)
+        parts = _parts(activation(z_NMI), weights)
+        return tuple(map(linear_heads, parts, weights, biases))
+    tensors = [tensor for layer in layers for tensor in layer]
     device = z_NMI.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        z_NMI, weight_NIO = z_NMI.to(dtype), weight_NIO.to(dtype)
-        bias_N1O = None if bias_N1O is None else bias_N1O.to(dtype)
-    return _ActivatedLinear.apply(z_NMI, weight_NIO, bias_N1O, activation)
+        z_NMI = z_NMI.to(dtype)
+        tensors = [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+    return _ActivatedLinears.apply(z_NMI, activation, *tensors)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.initialisation import initialise_from
 from summarymixing_modules.training.memory import peak_memory_mb
 from summarymixing_modules.training.report import write_report
 from summarymixing_modules.training.resume import EpochSeeder, RandomState
@@ -55,6 +56,7 @@ class SafeBrain(SafeStepBrain):
         {
             "avg_checkpoints",  # evaluate the mean of this many checkpoints
             "curve_interval",  # optimizer steps between two points of the curves
+            "init_from",  # output_folder of a run whose weights to start from; null for none
             "output_folder",
             "sample_rate",  # Hz, of the audio `batch.sig`
             "seed",
@@ -212,8 +214,17 @@ class SafeBrain(SafeStepBrain):
 
     def on_fit_start(self) -> None:
         """Compile, wrap for DDP, make the optimizers, load the last checkpoint."""
+        self._initialise()
         super().on_fit_start()
         self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
+
+    def _initialise(self) -> None:
+        """Take the weights of the run ``init_from``, unless this run has begun already."""
+        run = getattr(self.hparams, "init_from", None)
+        if run is None or self.checkpointer is None or self.checkpointer.list_checkpoints():
+            return
+        averaged = max(1, int(getattr(self.hparams, "avg_checkpoints", 1)))
+        initialise_from(run, self.checkpointer.recoverables, self.architecture(), averaged)
 
     def _start_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -61,6 +61,7 @@ class AtomicCheckpointer(Checkpointer):
     """
 
     checkpoints_dir: Path
+    otherwise: str = "another --output_folder"  # the way out that errors offer
 
     def __init__(
         self,
@@ -228,8 +229,8 @@ class AtomicCheckpointer(Checkpointer):
             summary = "\n".join(f"  {line[:160]}" for line in lines[:4])
             more = f"\n  ... and {len(lines) - 4} more lines" if len(lines) > 4 else ""
             raise ArchitectureMismatchError(
-                f"The weights in {checkpoint.path} do not fit this model; train into another "
-                f"--output_folder, or give the options it was trained with.\n{summary}{more}"
+                f"The weights in {checkpoint.path} do not fit this model; give "
+                f"{self.otherwise}, or the options it was trained with.\n{summary}{more}"
             ) from None
 
     def check_architecture(self, checkpoint: Checkpoint) -> None:
@@ -250,7 +251,7 @@ class AtomicCheckpointer(Checkpointer):
             f"The checkpoint {checkpoint.path} was made with "
             f"{', '.join(f'{key} {made[key]}' for key in different)}, but this run asks for "
             f"{', '.join(f'{key} {wanted[key]}' for key in different)}. Give {flags}, "
-            "or another --output_folder."
+            f"or {self.otherwise}."
         )
 
     def _publish(self, staged: Path, final: Path) -> None:

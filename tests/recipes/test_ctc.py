@@ -174,6 +174,40 @@ def test_a_key_that_nothing_reads_is_told(run_recipe: RunRecipe, tmp_path: Path)
         run_recipe(folder / "typo.yaml", "--debug")
 
 
+def test_matched_models_have_as_many_parameters(run_recipe: RunRecipe) -> None:
+    wider = [option for option in tiny(SMALL) if "d_model" not in option] + ["--d_model=32"]
+    options = [*wider, "--matched_to=SummaryMixing", "--debug"]
+    reference = run_recipe(SMALL, *options)
+    other = run_recipe(SMALL, *options, "--attention_type=fastformer")
+    sizes = [result["parameters"]["total"] for result in (reference, other)]
+    assert abs(sizes[1] / sizes[0] - 1) < 0.05
+
+
+def test_options_of_other_mixers(run_recipe: RunRecipe) -> None:
+    options = [*tiny(SMALL), "--attention_type=mamba", "--debug"]
+    both = run_recipe(SMALL, *options)
+    one = run_recipe(SMALL, *options, "--mixer_options={bidirectional: False}")
+    assert one["parameters"]["total"] < both["parameters"]["total"]
+    with pytest.raises(InputError, match="mamba has no option 'd_stat'.*d_state"):
+        run_recipe(SMALL, *options, "--mixer_options={d_stat: 4}")
+
+
+def test_starts_from_another_run(run_recipe: RunRecipe, tmp_path: Path) -> None:
+    def run(name: str, *options: str) -> dict[str, Any]:
+        folder = f"--output_folder={tmp_path / name}"
+        return run_recipe(SMALL, *tiny(SMALL), folder, "--lr=0", "--training_steps=1", *options)
+
+    first = run("first", "--seed=1")
+    started = run("second", "--seed=2", f"--init_from={tmp_path / 'first'}")
+    fresh = run("third", "--seed=2")
+    losses = [result["metrics"]["test-clean_loss"] for result in (first, started, fresh)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] != losses[0]
+    with pytest.raises(InputError, match="--init_from=.*no checkpoint"):
+        run("fourth", f"--init_from={tmp_path / 'nothing'}")
+    with pytest.raises(InputError, match="SummaryMixing.*another --init_from"):
+        run("fifth", f"--init_from={tmp_path / 'first'}", "--attention_type=RoPEMHA")
+
+
 def test_a_checkpoint_of_another_mixer_is_told(run_recipe: RunRecipe) -> None:
     run_recipe(SMALL, *tiny(SMALL), "--training_steps=1")
     with pytest.raises(Exception, match="(?s)SummaryMixing.*RoPEMHA|RoPEMHA.*SummaryMixing"):

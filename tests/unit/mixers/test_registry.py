@@ -10,9 +10,11 @@ from torch import Tensor
 
 from summarymixing_modules import Mixer, MixerSize, build_mixer, mixer_names, register_mixer
 from summarymixing_modules.encoders import ConformerEncoder
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import (
     Capabilities,
     UnsupportedByMixer,
+    reference_options,
     select_options,
     unregister_mixer,
 )
@@ -82,6 +84,27 @@ def test_options_are_those_of_the_chosen_mixer() -> None:
     assert select_options("RoPEMHA", table) == {}
     with pytest.raises(ValueError, match="unknown attention_type 'nothing'"):
         select_options("RoPEMHA", {"nothing": {}})
+
+
+def test_more_options_are_checked() -> None:
+    table = {"SummaryMixing": {"mode": "SummaryMixing-fast"}}
+    assert select_options("mamba", table, {"bidirectional": False}) == {"bidirectional": False}
+    assert select_options("SummaryMixing", table, {"decay": 0.9})["decay"] == 0.9
+    with pytest.raises(InputError, match="mamba has no option 'bidirektional'.*bidirectional"):
+        select_options("mamba", table, {"bidirektional": False})
+    with pytest.raises(InputError, match="give it as --mode=VALUE"):
+        select_options("SummaryMixing", table, {"mode": "SummaryMixing-lite"})
+
+
+def test_references_are_mixers_or_their_forms() -> None:
+    table = {"SummaryMixing": {"mode": "SummaryMixing-fast", "use_layernorm": False}}
+    assert reference_options(None, table) is None
+    assert reference_options("RoPEMHA", table) == ("RoPEMHA", {})
+    name, options = reference_options("SummaryMixing-lite", table) or ("", {})
+    assert name == "SummaryMixing"
+    assert options == {"mode": "SummaryMixing-lite", "use_layernorm": False}
+    with pytest.raises(InputError, match="matched_to.*did you mean 'RoPEMHA'"):
+        reference_options("RoPMHA", table)
 
 
 def test_the_package_alone_does_not_import_speechbrain() -> None:
