@@ -1,0 +1,167 @@
+"""BEST-RQ: self-supervised training with a random-projection quantiser (arXiv 2202.01855).
+
+Features are hidden in blocks; from what is left the encoder predicts, for every hidden frame, the
+code that a frozen random projection gives to the features that were there. Settings:
+arXiv 2409.02596, §4.
+
+Shape suffixes: B batch, T feature frames, F features, M hidden encoder frames, Q codebooks,
+V codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, layer_norm, normalize
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.transformer_asr import TransformerASR
+from summarymixing_modules.ops.block_masks import draw_block_masks
+from summarymixing_modules.ops.random_projection import random_projection_codes
+
+STRIDE = 4  # feature frames of an encoder frame
+
+
+class RandomProjectionQuantiser(nn.Module):
+    """A frozen projection and codebooks; nothing in it is trained, all of it is saved.
+
+    Args:
+        input_size: features of a frame.
+        codes: V.
+        code_dim: features of a code.
+        codebooks: Q, each with a projection of its own.
+    """
+
+    projection: Tensor
+    codebook: Tensor
+
+    def __init__(
+        self, input_size: int, codes: int = 8192, code_dim: int = 16, codebooks: int = 1
+    ) -> None:
+        super().__init__()
+        projection = torch.empty(codebooks, input_size, code_dim)
+        for matrix in projection:
+            nn.init.xavier_uniform_(matrix)
+        self.register_buffer("projection", projection)
+        self.register_buffer("codebook", normalize(torch.randn(codebooks, codes, code_dim), dim=-1))
+
+    @torch.no_grad()
+    def forward(self, frames_MF: Tensor) -> Tensor:
+        """Codes (M, Q) of frames, which are normalised over their features first."""
+        frames_MF = layer_norm(frames_MF.float(), frames_MF.shape[-1:])
+        return random_projection_codes(frames_MF, self.projection, self.codebook)
+
+
+@dataclass(frozen=True)
+class BestRQOutput:
+    """Loss and monitors of a batch.
+
+    Attributes:
+        loss: mean over utterances of the mean over their hidden frames and codebooks.
+        losses_B: of each utterance; 0 where nothing is hidden.
+        codes_MQ: targets.
+        correct_MQ: whether they were predicted.
+    """
+
+    loss: Tensor
+    losses_B: Tensor
+    codes_MQ: Tensor
+    correct_MQ: Tensor
+
+
+class BestRQModel(nn.Module):
+    """Front end, encoder, one output layer per codebook, and the quantiser.
+
+    Args:
+        frontend: (x_BTF, lengths_B) → (y_BTD, lengths_B), one frame out of four.
+        transformer: the encoder.
+        n_mels: features F.
+        codes, code_dim, codebooks: of the quantiser.
+        mask_prob: hidden blocks per feature frame.
+        mask_length: feature frames of a block, a multiple of 4.
+        noise_std: hidden features are replaced by normal noise of this deviation.
+        shared_mask: one mask for the batch, drawn from its shortest utterance, as in the study.
+
+    Raises:
+        InputError: a ``mask_length`` that would hide parts of encoder frames.
+    """
+
+    def __init__(
+        self,
+        frontend: nn.Module,
+        transformer: TransformerASR,
+        n_mels: int = 80,
+        codes: int = 8192,
+        code_dim: int = 16,
+        codebooks: int = 1,
+        mask_prob: float = 0.15,
+        mask_length: int = 4,
+        noise_std: float = 0.1,
+        shared_mask: bool = False,
+    ) -> None:
+        super().__init__()
+        if mask_length % STRIDE:
+            raise InputError(
+                f"mask_length={mask_length} must be a multiple of {STRIDE}, the feature frames "
+                "of one encoder frame."
+            )
+        self.frontend = frontend
+        self.transformer = transformer
+        self.quantiser = RandomProjectionQuantiser(STRIDE * n_mels, codes, code_dim, codebooks)
+        width = transformer.encoder.norm.norm.normalized_shape[0]
+        self.output = nn.Linear(width, codebooks * codes)
+        self.codes, self.codebooks = codes, codebooks
+        self.mask_prob, self.mask_length = mask_prob, mask_length
+        self.noise_std, self.shared_mask = noise_std, shared_mask
+
+    def forward(
+        self, x_BTF: Tensor, lengths_B: Tensor, hidden_BT: Tensor | None = None
+    ) -> BestRQOutput:
+        """Hides, encodes, predicts.
+
+        Args:
+            x_BTF: normalised features.
+            lengths_B: real frames of each utterance.
+            hidden_BT: which to hide, in whole groups of four; None = drawn.
+        """
+        x_BTF = _whole_groups(x_BTF, lengths_B)
+        if hidden_BT is None:
+            hidden_BT = draw_block_masks(
+                lengths_B, x_BTF.shape[1], self.mask_prob, self.mask_length, self.shared_mask
+            )
+        hidden_BG = hidden_BT[:, ::STRIDE]
+        frames_BGF = x_BTF.unflatten(1, (-1, STRIDE)).flatten(2)
+        codes_MQ = self.quantiser(frames_BGF[hidden_BG])
+        noise_BTF = self.noise_std * torch.randn_like(x_BTF)
+        encoded_BGD = self._encode(torch.where(hidden_BT[..., None], noise_BTF, x_BTF), lengths_B)
+        logits_MQV = self.output(encoded_BGD[hidden_BG]).unflatten(-1, (self.codebooks, -1))
+        losses_M = (
+            cross_entropy(logits_MQV.float().flatten(0, 1), codes_MQ.flatten(), reduction="none")
+            .unflatten(0, codes_MQ.shape)
+            .mean(-1)
+        )
+        losses_B, counts_B = _mean_by_row(losses_M, hidden_BG)
+        loss = losses_B.sum() / (counts_B > 0).sum().clamp(min=1)
+        return BestRQOutput(loss, losses_B, codes_MQ, logits_MQV.argmax(-1) == codes_MQ)
+
+    def _encode(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        x_BGD, lengths_B = self.frontend(x_BTF, lengths_B)
+        encoded = self.transformer.encode(x_BGD, lengths_B / x_BGD.shape[1])
+        return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+def _whole_groups(x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+    """Padding as zeros, and as much of it as makes T a multiple of four."""
+    x_BTF = nn.functional.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % STRIDE))
+    return x_BTF.masked_fill(lengths_to_padding(lengths_B, x_BTF.shape[1])[..., None], 0.0)
+
+
+def _mean_by_row(values_M: Tensor, mask_BG: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of the values at a mask's True entries over each row, and how many there are."""
+    counts_B = mask_BG.sum(1)
+    rows_M = mask_BG.nonzero()[:, 0]
+    sums_B = values_M.new_zeros(len(mask_BG)).index_add(0, rows_M, values_M)
+    return sums_B / counts_B.clamp(min=1), counts_B

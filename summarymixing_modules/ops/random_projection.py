@@ -1,0 +1,51 @@
+"""Targets of BEST-RQ (arXiv 2202.01855, §3.1): the nearest code of a frozen random projection.
+
+Both are unit vectors over their features, so the nearest code is the one with the largest dot
+product: a matrix product of M × V numbers, made in blocks, instead of M × V × K differences.
+Everything is in float64: an index is then exact, whatever TF32 or autocast do to other products.
+
+Shape suffixes: M frames, F features of a frame, K projected features, Q codebooks, V codes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+ROWS = 1024  # frames compared at a time: 64 MiB for 8192 codes
+
+
+def random_projection_codes(
+    features_MF: Tensor, projection_QFK: Tensor, codebook_QVK: Tensor
+) -> Tensor:
+    """Index of the nearest code of every frame in every codebook.
+
+    Args:
+        features_MF: frames.
+        projection_QFK: one matrix per codebook.
+        codebook_QVK: unit vectors.
+
+    Returns:
+        codes (M, Q), int64.
+    """
+    with torch.autocast(features_MF.device.type, enabled=False):
+        projected_QMK = features_MF.double() @ projection_QFK.double()
+        unit_QMK = normalize(projected_QMK, dim=-1)
+        codes_QKV = codebook_QVK.double().mT
+        blocks = [(rows @ codes_QKV).argmax(dim=-1) for rows in unit_QMK.split(ROWS, dim=1)]
+    return torch.cat(blocks, dim=1).mT
+
+
+def naive_random_projection_codes(
+    features_MF: Tensor, projection_QFK: Tensor, codebook_QVK: Tensor
+) -> Tensor:
+    """As ``random_projection_codes``, by the distances to all codes, in float64."""
+    columns = []
+    for projection_FK, codebook_VK in zip(
+        projection_QFK.double(), codebook_QVK.double(), strict=True
+    ):
+        unit_MK = normalize(features_MF.double() @ projection_FK, dim=-1)
+        distances_MV = (unit_MK[:, None] - codebook_VK[None]).norm(dim=-1)
+        columns.append(distances_MV.argmin(dim=-1))
+    return torch.stack(columns, dim=-1)
