@@ -76,7 +76,7 @@ def make_datasets(
     valid_csv: StrPath,
     test_csvs: Mapping[str, StrPath],
     data_root: StrPath,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     bad_audio_csv: StrPath,
     sample_rate: int = 16000,
     sorting: Sorting = "ascending",
@@ -95,7 +95,7 @@ def make_datasets(
         valid_csv: validation manifest.
         test_csvs: name -> test manifest.
         data_root: what ``$data_root`` in the manifests stands for (``--data_folder``).
-        tokenizer: encodes the transcripts.
+        tokenizer: encodes the transcripts; None for audio alone, without ``wrd`` and ``tokens``.
         bad_audio_csv: where broken files are noted, see `BadAudioLog`.
         sample_rate: that the audio must have, Hz.
         sorting: order of the training set by duration; ``"random"`` keeps the manifest's order and
@@ -130,8 +130,8 @@ def make_datasets(
     return SpeechDatasets(train, by_length.pop("valid"), by_length, bad_audio)
 
 
-def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer) -> list[Row]:
-    """A manifest whose transcripts can be encoded and whose audio is where it says."""
+def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer | None) -> list[Row]:
+    """A manifest whose audio is where it says and whose transcripts can be encoded."""
     rows = read_manifest(path)
     if not rows:
         raise ManifestError(f"{path}: has no utterances: prepare the corpus again")
@@ -141,6 +141,8 @@ def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer) -> list[Row]:
             f"--data_folder {data_root}: {first}, the first file of {path}, is not there. If the "
             "corpus has moved, prepare it again (--skip_prep False)"
         )
+    if tokenizer is None:
+        return rows
     unknown = tokenizer.unknown_characters("".join({c for row in rows for c in row.wrd}))
     for row in rows:
         if not row.wrd:
@@ -155,7 +157,7 @@ def _locate(row: Row, data_root: StrPath) -> str:
 
 
 def _build(
-    rows: Iterable[Row], data_root: StrPath, reader: _Reader, tokenizer: Tokenizer
+    rows: Iterable[Row], data_root: StrPath, reader: _Reader, tokenizer: Tokenizer | None
 ) -> DynamicItemDataset:
     data = {
         row.id: {
@@ -167,8 +169,11 @@ def _build(
         for row in rows
     }
     dataset = DynamicItemDataset(data)
-    encoder = _Encoder(tokenizer)
     dataset.add_dynamic_item(reader, takes=["wav", "id"], provides="sig")
+    if tokenizer is None:
+        dataset.set_output_keys(["id", "sig", "duration"])
+        return dataset
+    encoder = _Encoder(tokenizer)
     dataset.add_dynamic_item(encoder.tokens, takes=["wrd", "id"], provides="tokens")
     keys = ["id", "sig", "wrd", "tokens", "duration"]
     if tokenizer.bos_index is not None and tokenizer.eos_index is not None:

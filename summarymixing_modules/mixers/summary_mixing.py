@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -230,7 +231,11 @@ class SummaryMixing(Mixer):
 
     def _hidden(self, first_NMI: Tensor) -> tuple[Tensor | None, Tensor]:
         """The second layers of f and s, where there are any, on the product of the first."""
-        second = [layers[0] for layers in (self.local_layers, self.summary_layers) if layers]
+        second = [
+            cast(BlockLinear, layers[0])
+            for layers in (self.local_layers, self.summary_layers)
+            if layers
+        ]
         if len(second) == len(self.first_widths):
             pairs = [(layer.weight, layer.bias) for layer in second]
             parts = list(activated_linears(first_NMI, pairs, self.activation))

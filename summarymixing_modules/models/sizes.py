@@ -62,6 +62,7 @@ def matched_d_model(
     mixer_options: Mapping[str, Any] | None = None,
     matched: bool = True,
     multiple_of: int = 2,
+    d_model: int | None = None,
 ) -> int:
     """The width of arXiv 2409.02596 for a mixer; solved for where the study has none.
 
@@ -76,6 +77,7 @@ def matched_d_model(
         mixer_options: options of the mixer that differ from the study's.
         matched: False returns the width of RelPosMHAXL, so that a recipe can have a switch.
         multiple_of: what else the width must be a multiple of; 8 suits half-precision kernels.
+        d_model: a width that was chosen by hand, and is returned.
 
     Returns:
         the width.
@@ -84,6 +86,8 @@ def matched_d_model(
         InputError: an unknown name, no width fits, or the table is missing.
     """
     mixer_spec(attention_type)
+    if d_model is not None:
+        return d_model
     published = _rows(encoder_module, size)
     reference = next(row for row in published if row.attention_type == _table()["reference"])
     if not matched:

@@ -18,7 +18,7 @@ from summarymixing_modules.data.tokenizers import Tokenizer
 
 logger = get_logger(__name__)
 
-DATA_KEYS = frozenset(
+AUDIO_KEYS = frozenset(
     {
         "data_folder",
         "save_folder",
@@ -29,8 +29,6 @@ DATA_KEYS = frozenset(
         "verify_audio",
         "max_bad_audio",
         "prep_workers",
-        "token_type",
-        "output_neurons",
         "sample_rate",
         "sorting",
         "avoid_if_longer_than",
@@ -43,23 +41,33 @@ DATA_KEYS = frozenset(
         "seed",
     }
 )
+DATA_KEYS = AUDIO_KEYS | {"token_type", "output_neurons"}
 
 
 @dataclass(frozen=True)
-class ASRData:
-    """What a speech recognition recipe trains and tests on.
+class AudioData:
+    """What a recipe trains and tests on, without transcripts.
 
     Attributes:
-        tokenizer: maps transcripts to tokens.
         datasets: train, valid, and a test set for each split.
         train_loader: keyword arguments of the training DataLoader.
         eval_loader: those of the others.
     """
 
-    tokenizer: Tokenizer
     datasets: SpeechDatasets
     train_loader: dict[str, Any]
     eval_loader: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ASRData(AudioData):
+    """What a speech recognition recipe trains and tests on.
+
+    Attributes:
+        tokenizer: maps transcripts to tokens.
+    """
+
+    tokenizer: Tokenizer
 
 
 def load_librispeech(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRData:
@@ -80,6 +88,25 @@ def load_librispeech(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRDa
         hparams["output_neurons"],
         bos_eos,
     )
+    data = _build(hparams, manifests, tokenizer)
+    return ASRData(data.datasets, data.train_loader, data.eval_loader, tokenizer)
+
+
+def load_librispeech_audio(hparams: Mapping[str, Any]) -> AudioData:
+    """As ``load_librispeech``, without tokens: for self-supervised training.
+
+    Args:
+        hparams: with the ``AUDIO_KEYS``.
+
+    Raises:
+        InputError: see ``prepare_librispeech`` and ``make_datasets``.
+    """
+    return _build(hparams, _prepare(hparams), None)
+
+
+def _build(
+    hparams: Mapping[str, Any], manifests: LibriSpeechManifests, tokenizer: Tokenizer | None
+) -> AudioData:
     datasets = make_datasets(
         manifests.train,
         manifests.valid,
@@ -103,8 +130,7 @@ def load_librispeech(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRDa
         seed=hparams["seed"],
     )
     loader = {"collate_fn": collate, "num_workers": hparams["num_workers"]}
-    return ASRData(
-        tokenizer,
+    return AudioData(
         datasets,
         {"batch_sampler": sampler, **loader},
         {"batch_size": hparams["test_batch_size"], **loader},

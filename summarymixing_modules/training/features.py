@@ -1,0 +1,66 @@
+"""From audio to normalised, augmented filterbanks: what every Brain on speech begins with.
+
+Shape suffixes: B batch, T frames, F features, L samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import Tensor
+
+from summarymixing_modules.models.ctc import feature_lengths
+from summarymixing_modules.training.brain import SafeBrain
+
+
+class FeatureBrain(SafeBrain):
+    """Base of Brains that read ``batch.sig``.
+
+    ``modules`` holds ``normalize`` (SpeechBrain's ``InputNormalization``). Keys of ``hparams``:
+    those of ``known_keys``.
+    """
+
+    known_keys: ClassVar[frozenset[str]] = SafeBrain.known_keys | {
+        "compute_features",  # samples → filterbanks
+        "wav_augment",  # on samples; null for none
+        "fea_augment",  # on filterbanks; null for none
+        "dynchunktrain_config_sampler",  # draws chunk settings; null for full context
+        "epoch_counter",
+        "encoder_module",
+    }
+    architecture_keys = (*SafeBrain.architecture_keys, "encoder_module")
+
+    def features(
+        self, samples_BL: Tensor, share_B: Tensor, stage: sb.Stage
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised, in training augmented, filterbanks (B, T, F) and their lengths in frames.
+
+        Args:
+            samples_BL: padded audio.
+            share_B: share of real samples.
+            stage: training augments.
+        """
+        train = stage == sb.Stage.TRAIN
+        if train and self.option("wav_augment") is not None:
+            samples_BL, share_B = self.hparams.wav_augment(samples_BL, share_B)
+        with torch.no_grad():
+            features_BTF = self.hparams.compute_features(samples_BL)
+        frames = features_BTF.shape[1]
+        hop = self.hparams.compute_features.compute_STFT.hop_length
+        lengths_B = feature_lengths((share_B * samples_BL.shape[1]).round().long(), hop, frames)
+        features_BTF = self.modules.normalize(features_BTF, lengths_B / frames, epoch=self.epoch)
+        if train and self.option("fea_augment") is not None:
+            features_BTF, _ = self.hparams.fea_augment(features_BTF, lengths_B / frames)
+        return features_BTF, lengths_B
+
+    def chunk_config(self, stage: sb.Stage) -> DynChunkTrainConfig | None:
+        """The chunk settings drawn for this batch; None = full context."""
+        sampler = self.option("dynchunktrain_config_sampler")
+        return None if sampler is None else sampler(stage)
+
+    def option(self, key: str, default: Any = None) -> Any:
+        """An optional key of the YAML file."""
+        return getattr(self.hparams, key, default)
