@@ -1,15 +1,19 @@
-"""Timing in interleaved rounds, and the memory that a forward pass keeps."""
+"""Timing in interleaved rounds, and the memory that is taken or kept."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,45 @@ def kept_bytes(forward: Callable[[], Tensor], module: nn.Module) -> int:
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     del output
     return sum(kept.values())
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Most bytes that tensors made while ``run`` runs take at one time; on any device.
+
+    Counts what operators return; scratch memory inside one operator is not seen.
+    """
+    with _LiveStorages() as live:
+        run()
+    return live.peak
+
+
+class _LiveStorages(TorchDispatchMode):
+    """Adds up the storages that operators return, until each is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(t.untyped_storage()) for t in _tensors((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if id(storage) not in given | self._known:
+                self._known.add(id(storage))
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._freed, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _freed(self, storage: int, nbytes: int) -> None:
+        self._known.discard(storage)
+        self.live -= nbytes
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def log_log_slope(lengths: Sequence[int], values: Sequence[float]) -> float:

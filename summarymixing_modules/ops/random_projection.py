@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-ROWS = 1024  # frames compared at a time: 64 MiB for 8192 codes
+# Frames compared at a time. With 8192 codes, 8 MiB, which a CPU's cache holds (three times as fast
+# as 64 MiB), and 128 MiB on other devices.
+ROWS_CPU, ROWS = 128, 2048
 
 
 def random_projection_codes(
@@ -33,7 +35,8 @@ def random_projection_codes(
         projected_QMK = features_MF.double() @ projection_QFK.double()
         unit_QMK = normalize(projected_QMK, dim=-1)
         codes_QKV = codebook_QVK.double().mT
-        blocks = [(rows @ codes_QKV).argmax(dim=-1) for rows in unit_QMK.split(ROWS, dim=1)]
+        rows = ROWS_CPU if features_MF.device.type == "cpu" else ROWS
+        blocks = [(block @ codes_QKV).argmax(dim=-1) for block in unit_QMK.split(rows, dim=1)]
     return torch.cat(blocks, dim=1).mT
 
 

@@ -13,6 +13,7 @@ from summarymixing_modules.bench.measure import (
     kept_bytes,
     log_log_slope,
     paired_ratio,
+    peak_bytes,
     time_interleaved,
 )
 
@@ -43,3 +44,14 @@ def test_chunks_are_checked_and_linear(
     monkeypatch.setattr(cells, "naive_summary_mixing", lambda *args: wrong(*args) + 1)
     with pytest.raises(SystemExit, match="not timed"):
         cells.chunks(1, (256, 512), 8)
+
+
+def test_peak_bytes_counts_what_lives_at_one_time() -> None:
+    def run() -> None:
+        for _ in range(3):
+            a = torch.ones(1000)  # 4 kB
+            b = a + 1  # 4 kB
+            b.view(10, 100).add_(1)  # nothing new
+            del a, b
+
+    assert peak_bytes(run) == 8000

@@ -24,7 +24,7 @@ def make(frames: int, features: int, codebooks: int, codes: int, dim: int) -> li
 def test_equals_the_nearest_code(
     frames: int, codebooks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(random_projection, "ROWS", 64)
+    monkeypatch.setattr(random_projection, "ROWS_CPU", 64)
     arguments = make(frames, 20, codebooks, 97, 16)
     codes_MQ = random_projection_codes(*arguments)
     assert codes_MQ.shape == (frames, codebooks)
