@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_mixers(commands)
+    _add_export(commands)
+    _add_transcribe(commands)
     arguments = parser.parse_args(argv)
     try:
         check_environment()
@@ -77,6 +79,55 @@ def _run_mixers(arguments: argparse.Namespace) -> int:
     if name is not None:
         print(f"\n{listing.options_as_text(name)}")
     return 0
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser(
+        "export", help="turn a training run into a folder that is safe to share and to load"
+    )
+    export.add_argument("run_folder", metavar="RUN", help="output folder of a recognition recipe")
+    export.add_argument("target", metavar="DIR", help="the folder to make")
+    export.add_argument("--overwrite", action="store_true", help="replace the bundle in DIR")
+    export.add_argument(
+        "--speechbrain", action="store_true", help="also write what SpeechBrain's EncoderASR needs"
+    )
+    export.set_defaults(run=_run_export)
+
+
+def _run_export(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.bundles import export_bundle  # imports torch, after the check
+
+    target, overwrite = arguments.target, arguments.overwrite
+    print(export_bundle(arguments.run_folder, target, overwrite, arguments.speechbrain))
+    return 0
+
+
+def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    transcribe = commands.add_parser("transcribe", help="write down what is said in audio files")
+    add = transcribe.add_argument
+    add("files", nargs="*", metavar="FILE", help="audio files, folders or quoted patterns")
+    add("--model", required=True, metavar="PATH", help="a bundle, or a training run of your own")
+    add("--format", choices=("text", "json", "ctm", "srt"), default="text")
+    add("--output", metavar="FOLDER", help="a file for each recording (default: the screen)")
+    add("--overwrite", action="store_true", help="replace transcripts in --output")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    add("--batch_seconds", type=float, help="audio in a batch (default: 120)")
+    add(
+        "--window_seconds",
+        type=float,
+        help="longer recordings are cut at pauses (default: the longest training utterance)",
+    )
+    add("--streaming", action="store_true", help="recognise as if it were spoken now")
+    add("--chunk_size", type=int, help="of --streaming, in encoder frames (default: 16)")
+    add("--left_context_size", type=int, help="of --streaming, in chunks (default: all)")
+    add("--microphone", action="store_true", help="with --streaming: what is being said now")
+    transcribe.set_defaults(run=_run_transcribe)
+
+
+def _run_transcribe(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.inference.command import run_transcribe  # imports torch
+
+    return run_transcribe(arguments)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.transformer_asr import TransformerASR
 
 
+@describable
 class CTCModel(nn.Module):
     """Features to log-probabilities of tokens; one module, so that DDP wraps it once.
 

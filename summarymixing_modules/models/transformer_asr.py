@@ -25,6 +25,7 @@ from summarymixing_modules.encoders import (
 from summarymixing_modules.encoders.base import EncoderStreamingContext, MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
+from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.summary_decoder import DecoderState, MixerDecoder
 from summarymixing_modules.ops.positions import sine_positions
@@ -41,6 +42,7 @@ class StreamingContext(stock.TransformerASRStreamingContext):
     position: int = 0
 
 
+@describable
 class TransformerASR(stock.TransformerASR):
     """An encoder of mixers and, if asked for, a Transformer decoder.
 
@@ -199,7 +201,7 @@ class TransformerASR(stock.TransformerASR):
         Returns:
             (B, T, D), and the hidden states when they were asked for.
         """
-        x_BTD = self._embed(src, 0)
+        x_BTD = self.embed(src, 0)
         outputs = self.encoder(
             src=x_BTD,
             src_key_padding_mask=self._padding(src, wav_len),
@@ -221,7 +223,7 @@ class TransformerASR(stock.TransformerASR):
         Returns:
             encoder output (B, T, D), hidden states if asked for, decoder output (B, U, D).
         """
-        tgt_BUD = self._embed_tokens(tgt, 0)
+        tgt_BUD = self.embed_tokens(tgt, 0)
         encoded = self.encode(src, wav_len)
         encoder_out = encoded[0] if isinstance(encoded, tuple) else encoded
         decoder_out, _, _ = self.decoder(
@@ -247,7 +249,7 @@ class TransformerASR(stock.TransformerASR):
         Returns:
             decoder output (B, U, D) and the cross-attention weights (B, U, S) of the last layer.
         """
-        tgt_BUD = self._embed_tokens(tgt, 0)
+        tgt_BUD = self.embed_tokens(tgt, 0)
         output, _, weights = self.decoder(
             tgt_BUD,
             encoder_out,
@@ -277,7 +279,7 @@ class TransformerASR(stock.TransformerASR):
         Returns:
             decoder output (B, D), for the output layer, and the next state.
         """
-        return self.decoder.step(self._embed_tokens(tokens[:, None], state.position)[:, 0], state)
+        return self.decoder.step(self.embed_tokens(tokens[:, None], state.position)[:, 0], state)
 
     def make_streaming_context(
         self, dynchunktrain_config: DynChunkTrainConfig, encoder_kwargs: Any = None
@@ -290,11 +292,12 @@ class TransformerASR(stock.TransformerASR):
 
     def encode_streaming(self, src: Tensor, context: StreamingContext) -> Tensor:
         """Encodes the next chunk (B, T, input_size) of a stream; changes the context."""
-        x_BTD = self._embed(src, context.position)
+        x_BTD = self.embed(src, context.position)
         context.position += x_BTD.shape[1]
         return self.encoder.forward_streaming(x_BTD, context.encoder_context)[0]
 
-    def _embed(self, src: Tensor, position: int) -> Tensor:
+    def embed(self, src: Tensor, position: int) -> Tensor:
+        """What the encoder reads, (B, T, D), of a front end's frames that begin at ``position``."""
         if src.dim() == 4:
             src = src.flatten(2)
         x_BTD = self.custom_src_module(src)
@@ -304,7 +307,8 @@ class TransformerASR(stock.TransformerASR):
         if not hasattr(self, "decoder"):
             raise InputError("this model has no decoder: give num_decoder_layers of at least 1.")
 
-    def _embed_tokens(self, tgt: Tensor, position: int) -> Tensor:
+    def embed_tokens(self, tgt: Tensor, position: int) -> Tensor:
+        """What the decoder reads, (B, U, D), of tokens (B, U) that begin at ``position``."""
         self._require_decoder()
         return _with_positions(self.custom_tgt_module(tgt), position)
 

@@ -10,7 +10,7 @@ Shape suffixes: N heads, M frames (batch × time), I inputs of a head, O outputs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ class _ActivatedLinears(torch.autograd.Function):
     def forward(
         ctx: Any, z_NMI: Tensor, activation: nn.Module, *weights_and_biases: Tensor | None
     ) -> tuple[Tensor, ...]:
-        weights, biases = weights_and_biases[::2], weights_and_biases[1::2]
+        weights = cast(Sequence[Tensor], weights_and_biases[::2])
+        biases = weights_and_biases[1::2]
         ctx.save_for_backward(z_NMI, *weights)
         ctx.activation = activation
         parts = _parts(activation(z_NMI), weights)

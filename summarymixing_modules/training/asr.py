@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -25,6 +25,8 @@ class RecognitionBrain(FeatureBrain):
 
     ``modules`` holds ``model`` and ``normalize``.
     """
+
+    ranking: ClassVar[dict[str, str]] = {"min_key": "WER"}
 
     tokenizer: Tokenizer
 
@@ -78,7 +80,7 @@ class RecognitionBrain(FeatureBrain):
         metrics: dict[str, float] = {}
         seconds = audio_seconds = 0.0
         for name, data in test_sets.items():
-            self.evaluate(data, min_key="WER", test_loader_kwargs=dict(loader_kwargs))
+            self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
             metrics |= {f"{name}_{key.lower()}": value for key, value in self.test_stats.items()}
             metrics.setdefault("test_wer", self.test_stats["WER"])
             seconds, audio_seconds = seconds + self._seconds, audio_seconds + self._audio_seconds

@@ -64,6 +64,8 @@ class SafeBrain(SafeStepBrain):
             *SCHEDULER_KEYS,
         }
     )
+    #: How the best checkpoints are told: ``{"min_key": …}`` or ``{"max_key": …}``; {} = by date.
+    ranking: ClassVar[dict[str, str]] = {}
     architecture_keys: ClassVar[tuple[str, ...]] = (
         "attention_type",
         "mode",
@@ -224,7 +226,9 @@ class SafeBrain(SafeStepBrain):
         if run is None or self.checkpointer is None or self.checkpointer.list_checkpoints():
             return
         averaged = max(1, int(getattr(self.hparams, "avg_checkpoints", 1)))
-        initialise_from(run, self.checkpointer.recoverables, self.architecture(), averaged)
+        initialise_from(
+            run, self.checkpointer.recoverables, self.architecture(), averaged, self.ranking
+        )
 
     def _start_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -28,7 +28,7 @@ from summarymixing_modules.training.options import (
     refuse_foreign_mixer_options,
     with_numbers,
 )
-from summarymixing_modules.training.yaml_checks import check_yaml, parse_yaml
+from summarymixing_modules.training.yaml_checks import check_yaml, read_recipe
 
 __all__ = [
     "ConfigError",
@@ -47,7 +47,7 @@ class Recipe:
         hparams: the objects of the YAML file by key.
         run_opts: SpeechBrain's run options, for the Brain.
         overrides: the YAML keys given on the command line and their values as text.
-        hparams_file: the YAML file.
+        hparams_file: the YAML file, as given.
     """
 
     hparams: dict[str, Any]
@@ -62,6 +62,9 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
     The YAML file comes first: ``train.py hparams/x.yaml --data_folder=/data --device=cpu``. All
     checks are made before anything is built or written.
 
+    A file that starts with ``base: x.yaml`` is a variant of the recipe x.yaml: it holds nothing but
+    keys of x.yaml with other values. The command line wins over both.
+
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).
         known_keys: the top-level keys of the YAML file that code reads by name: those of train.py
@@ -72,24 +75,25 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
 
     Raises:
         ConfigError: no such file, an unknown, repeated or incomplete option, a missing value, or a
-            key that nothing reads. Names it, the file and the nearest names.
+            key that nothing reads; in a variant, a key that its base does not have. Names it, the
+            file and the nearest names.
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         raise ConfigError("Give the recipe's YAML file first: train.py hparams/x.yaml --key=value")
     if argv[0] in ("-h", "--help"):
         sb.parse_arguments(list(argv))  # prints the run options and exits
-    file = Path(argv[0])
-    tree = parse_yaml(file)
-    overrides = read_overrides(argv[1:], tree)
-    check_yaml(file, tree, overrides, {*known_keys, *RUN_OPTIONS})
+    source = read_recipe(Path(argv[0]))
+    overrides = read_overrides(argv[1:], source.tree)
+    check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})
     _, run_opts, override_text = sb.parse_arguments(list(argv))
+    override_text = source.overrides(override_text)
     run_opts = with_numbers(run_opts)
     _check_backend(run_opts)
     ddp_init_group(run_opts)
-    with file.open(encoding="utf-8") as stream:
+    with source.written_in.open(encoding="utf-8") as stream:
         hparams = load_hyperpyyaml(stream, override_text)
-    _make_output_folder(hparams, file, override_text, run_opts)
-    return Recipe(hparams, run_opts, overrides, file)
+    _make_output_folder(hparams, source.written_in, override_text, run_opts)
+    return Recipe(hparams, run_opts, overrides, source.file)
 
 
 def leave_process_group() -> None:

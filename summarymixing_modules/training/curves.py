@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-PERCENT = ("WER", "CER", "SER", "EER")
+PERCENT = ("WER", "CER", "SER", "EER", "ACC", "ACCURACY", "MOST_FREQUENT")
 
 
 def plot_curves(history: TrainHistory, file: Path, title: str) -> None:

@@ -22,6 +22,7 @@ def initialise_from(
     recoverables: Mapping[str, Any],
     architecture: Mapping[str, Any],
     averaged: int = 1,
+    ranking: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Loads the best weights of a finished or stopped run into modules, and nothing else of it.
 
@@ -29,7 +30,8 @@ def initialise_from(
         run: its ``output_folder``, or the folder with its checkpoints.
         recoverables: name → object, as for a checkpointer; those that are modules are loaded.
         architecture: of the modules; see ``AtomicCheckpointer``.
-        averaged: mean of this many checkpoints, best WER first.
+        averaged: mean of this many checkpoints, the best first.
+        ranking: tells which are best, see ``SafeBrain.ranking``; without such, the most recent.
 
     Returns:
         the best checkpoint.
@@ -44,10 +46,12 @@ def initialise_from(
         allow_partial_load=True,
     )
     source.otherwise = "another --init_from"
-    by_error = source.find_checkpoints(
-        min_key="WER", ckpt_predicate=is_end_of_epoch, max_num_checkpoints=averaged
+    best = source.find_checkpoints(
+        **(ranking or {}),  # type: ignore[arg-type]
+        ckpt_predicate=is_end_of_epoch,
+        max_num_checkpoints=averaged,
     )
-    found = by_error or source.find_checkpoints(max_num_checkpoints=1)
+    found = best or source.find_checkpoints(max_num_checkpoints=1)
     source.load_checkpoint(found[0])
     if len(found) > 1:
         load_average(source, found)

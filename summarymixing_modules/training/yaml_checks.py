@@ -1,13 +1,17 @@
-"""What can be wrong with a recipe's YAML file, found before anything in it is built.
+"""A recipe's YAML file, and what can be wrong with it, found before anything in it is built.
 
 HyperPyYAML reports little: a key that nothing reads, or an override of an included file that this
 file does not have, does nothing and says nothing.
+
+A variant of a recipe is a short file: `base: other.yaml` and the keys of that file that change.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,71 @@ from summarymixing_modules.training.options import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
 _INCLUDE = "!include:"
+_ANY_WIDTH = 1 << 20  # a line is not to be wrapped
+_BASE = "base"
+_FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a variant may change
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe's YAML file, or a variant of one.
+
+    Attributes:
+        file: the file that was asked for.
+        written_in: the file with the whole recipe: ``file``, or what its key ``base`` names.
+        tree: content of ``written_in``.
+        changes: keys to which a variant gives other values.
+    """
+
+    file: Path
+    written_in: Path
+    tree: dict[str, Any]
+    changes: dict[str, Any]
+
+    def overrides(self, more: str = "") -> str:
+        """What HyperPyYAML is to change in ``written_in``, as YAML.
+
+        Args:
+            more: further overrides as YAML, such as those of the command line; they win.
+        """
+        text = io.StringIO()
+        yaml = YAML()
+        yaml.width = _ANY_WIDTH
+        if both := {**self.changes, **(yaml.load(more) or {})}:
+            yaml.dump(both, text)
+        return text.getvalue()
+
+
+def read_recipe(file: Path) -> RecipeFile:
+    """Read a recipe's YAML file, or a variant and the file it is based on; nothing is built.
+
+    Raises:
+        ConfigError: see `parse_yaml`; or a variant changes a key that its base does not have or
+            that is no plain value, or is based on another variant. Names key, files and remedy.
+    """
+    tree = parse_yaml(file)
+    if _BASE not in tree:
+        return RecipeFile(file, file, tree, {})
+    changes = {key: value for key, value in tree.items() if key != _BASE}
+    if not isinstance(tree[_BASE], str):
+        raise ConfigError(f"'{_BASE}' of {file} must name a YAML file, not {tree[_BASE]}.")
+    base = file.parent / tree[_BASE]
+    tree = parse_yaml(base)
+    if _BASE in tree:
+        raise ConfigError(
+            f"{file} is based on {base}, which is based on another file itself: "
+            f"write '{_BASE}: {tree[_BASE]}' and the changes of both into {file.name}."
+        )
+    for key in changes:
+        if key not in tree:
+            hint = did_you_mean(key, tree)
+            raise ConfigError(f"{file} changes '{key}', a key that {base} does not have.{hint}")
+        if _tag(tree[key]) not in _FLAT_TAGS:
+            raise ConfigError(
+                f"{file} changes '{key}', but in {base} that is a block ({_tag(tree[key])}), of "
+                "which a variant cannot replace parts: change the plain values that it refers to."
+            )
+    return RecipeFile(file, base, tree, changes)
 
 
 def parse_yaml(file: Path) -> dict[str, Any]:
@@ -40,24 +109,23 @@ def parse_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
-def check_yaml(
-    file: Path, tree: Mapping[str, Any], overrides: Collection[str], known_keys: Collection[str]
-) -> None:
+def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Collection[str]) -> None:
     """Check that all values are there and that everything is read by something.
 
     Args:
-        file: where the tree comes from.
-        tree: what `parse_yaml` read.
+        recipe: what `read_recipe` read.
         overrides: top-level keys that the command line gives.
         known_keys: top-level keys that code reads by name.
 
     Raises:
         ConfigError: names the key, the file and the remedy.
     """
-    for key, value in tree.items():
+    file, tree = recipe.written_in, recipe.tree
+    for key, value in {**tree, **recipe.changes}.items():
         if key not in overrides:
-            _refuse_placeholders(file, key, value)
-    read = {name for text in _texts(tree) for name in _REFERENCE.findall(text)} | set(known_keys)
+            _refuse_placeholders(recipe.file if key in recipe.changes else file, key, value)
+    texts = [*_texts(tree), *_texts(recipe.changes)]
+    read = {name for text in texts for name in _REFERENCE.findall(text)} | set(known_keys)
     for key in tree:
         if key not in read and not key.startswith("__"):
             hint = did_you_mean(key, read)

@@ -87,6 +87,11 @@ def test_under_autocast() -> None:
 def test_keeps_one_tensor_less() -> None:
     z, layers = make(1, [(64, 8)], torch.float64)
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         activated_linears(z, layers, nn.GELU())
     assert sum(t.numel() for t in kept) == z.numel() + layers[0][0].numel()

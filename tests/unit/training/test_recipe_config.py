@@ -216,3 +216,79 @@ def test_options_of_another_mixer_are_refused() -> None:
     refuse_foreign_mixer_options(["nhead"], "RoPEMHA", MIXERS)
     with pytest.raises(ConfigError, match="no mixer RopeMHA.*Did you mean RoPEMHA"):
         refuse_foreign_mixer_options([], "RopeMHA", MIXERS)
+
+
+@pytest.fixture
+def variant(recipe: Path) -> Path:
+    """A file that changes keys of the good one."""
+    edit(recipe, "precision: fp32", "precision: fp32\nsizes: [1, 2]\nnote: none\nmore: {}")
+    file = recipe.with_name("wide.yaml")
+    file.write_text(
+        "# wider\nbase: model.yaml\nd_model: 6 # was 4\nsizes: [!ref <d_model>, 7]\n"
+        "note: !ref <attention_type>-wide\n"
+    )
+    return file
+
+
+VARIANT_KEYS = KNOWN | {"sizes", "note", "more"}
+
+
+def load_variant(file: Path, *options: str) -> Recipe:
+    return load_recipe([str(file), "--data_folder=/data", *options], VARIANT_KEYS)
+
+
+def test_a_variant_changes_keys_of_its_base(variant: Path) -> None:
+    loaded = load_variant(variant)
+    assert loaded.hparams["layer"].weight.shape == (12, 6)
+    assert loaded.hparams["features"]["bank"].in_features == 6
+    assert loaded.hparams["sizes"] == [6, 7] and loaded.hparams["note"] == "SummaryMixing-wide"
+    assert "base" not in loaded.hparams
+    assert loaded.hparams_file == variant and loaded.overrides == {"data_folder": "/data"}
+    written = (variant.parent / "out" / "hyperparams.yaml").read_text()
+    assert "d_model: 6" in written and "width: 12" in written and "SummaryMixing-wide" in written
+    assert "base:" not in written and "!ref" not in written
+    assert load_variant(variant.with_name("model.yaml")).hparams["sizes"] == [1, 2]
+
+
+def test_the_command_line_wins_over_a_variant(variant: Path) -> None:
+    loaded = load_variant(variant, "--d_model=8", "--more={a: 1.0e-3}", "--sizes=[9]")
+    assert loaded.hparams["layer"].weight.shape == (16, 8)
+    assert loaded.hparams["more"] == {"a": 0.001} and loaded.hparams["sizes"] == [9]
+    assert loaded.hparams["note"] == "SummaryMixing-wide"
+
+
+def test_a_variant_in_another_folder(variant: Path) -> None:
+    """Includes are looked for beside the base."""
+    moved = variant.parent / "elsewhere" / "wide.yaml"
+    moved.parent.mkdir()
+    variant.rename(moved)
+    edit(moved, "base: model.yaml", "base: ../model.yaml")
+    assert load_variant(moved).hparams["layer"].weight.shape == (12, 6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("d_model: 6", "d_modl: 6", "wide.yaml changes 'd_modl'.*model.yaml.*mean d_model"),
+        ("d_model: 6", "layer: null", "'layer'.*a block \\(!new:torch.nn.Linear\\)"),
+        ("d_model: 6", "features: null", "'features'.*a block \\(!include:features.yaml\\)"),
+        ("model.yaml", "modle.yaml", "no YAML file.*modle.yaml.*mean model.yaml"),
+        ("base: model.yaml", "base: [model.yaml]", "'base' of .*wide.yaml must name a YAML file"),
+        ("base: model.yaml", "base: deeper.yaml", "wide.yaml is based on .*deeper.yaml"),
+        ("d_model: 6", "d_model: !PLACEHOLDER", "wide.yaml needs a value for d_model"),
+    ],
+)
+def test_a_bad_variant_is_told(variant: Path, old: str, new: str, told: str) -> None:
+    variant.with_name("deeper.yaml").write_text("base: model.yaml\nd_model: 5\n")
+    edit(variant, old, new)
+    assert re.search(told, message(variant))
+
+
+def test_an_option_of_a_variant_must_be_a_key_of_its_base(variant: Path) -> None:
+    assert "--d_modle is neither" in message(variant, "--d_modle=3")
+    assert "--base is neither" in message(variant, "--base=x.yaml")
+
+
+def test_a_variant_can_demand_a_value(variant: Path) -> None:
+    edit(variant, "d_model: 6 # was 4", "d_model: !PLACEHOLDER")
+    assert load_variant(variant, "--d_model=5").hparams["layer"].in_features == 5

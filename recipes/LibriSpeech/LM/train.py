@@ -1,0 +1,56 @@
+"""Trains a Transformer language model for the recognisers of ASR/transformer.
+
+    python train.py hparams/transformer.yaml --data_folder=/data/LibriSpeech \\
+        --lm_text=/data/librispeech-lm-norm.txt.gz \\
+        --tokenizer_file=../ASR/transformer/results/branchformer/SummaryMixing/3407/save/tokenizer.model
+
+Any key on top of the YAML file is a flag. The model comes to output_folder/lm, for --lm_folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.config import leave_process_group, load_recipe
+from summarymixing_modules.training.language_model import TEXT_KEYS, LanguageModelBrain, TextData
+
+KEYS = LanguageModelBrain.known_keys | TEXT_KEYS | {"modules", "opt_class", "checkpointer"}
+
+
+def main(argv: Sequence[str]) -> dict[str, object]:
+    """Runs the recipe; returns the content of result.json."""
+    recipe = load_recipe(argv, KEYS)
+    hparams = recipe.hparams
+    data = TextData(hparams)
+    brain = LanguageModelBrain(
+        hparams["modules"],
+        hparams["opt_class"],
+        hparams,
+        recipe.run_opts,
+        hparams["checkpointer"],
+    )
+    brain.fit(
+        hparams["epoch_counter"],
+        data.train,
+        data.valid,
+        train_loader_kwargs=data.train_loader,
+        valid_loader_kwargs=data.eval_loader,
+    )
+    metrics: dict[str, float] = {}
+    for name, test in data.test.items():
+        brain.evaluate(test, min_key="PPL", test_loader_kwargs=dict(data.eval_loader))
+        metrics |= {f"{name}_{key.lower()}": value for key, value in brain.test_stats.items()}
+    brain.on_evaluate_start(min_key="PPL")
+    extra = {"lm_folder": brain.export(data.tokenizer), "train_lines": len(data.train)}
+    return brain.finish(metrics, extra=extra)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        leave_process_group()

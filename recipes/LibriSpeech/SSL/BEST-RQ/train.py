@@ -1,0 +1,57 @@
+"""Trains an encoder without transcripts, with BEST-RQ, on LibriSpeech.
+
+    python train.py hparams/base.yaml --data_folder=/data/LibriSpeech
+    python train.py hparams/base.yaml --data_folder=/data/LibriSpeech --attention_type=RoPEMHA
+    torchrun --nproc_per_node=8 train.py hparams/base.yaml --data_folder=/data/LibriSpeech
+
+Any key on top of the YAML file is a flag. Results: result.json and curves.png in output_folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import options_by_mixer
+from summarymixing_modules.training.asr_data import AUDIO_KEYS, load_librispeech_audio
+from summarymixing_modules.training.best_rq import BestRQBrain
+from summarymixing_modules.training.config import (
+    leave_process_group,
+    load_recipe,
+    refuse_foreign_mixer_options,
+)
+
+KEYS = BestRQBrain.known_keys | AUDIO_KEYS | {"modules", "opt_class", "checkpointer"}
+
+
+def main(argv: Sequence[str]) -> dict[str, object]:
+    """Runs the recipe; returns the content of result.json."""
+    recipe = load_recipe(argv, KEYS)
+    hparams = recipe.hparams
+    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
+    data = load_librispeech_audio(hparams)
+    brain = BestRQBrain(
+        hparams["modules"],
+        hparams["opt_class"],
+        hparams,
+        recipe.run_opts,
+        hparams["checkpointer"],
+    )
+    brain.fit(
+        hparams["epoch_counter"],
+        data.datasets.train,
+        data.datasets.valid,
+        train_loader_kwargs=data.train_loader,
+        valid_loader_kwargs=data.eval_loader,
+    )
+    return brain.finish(brain.evaluate_all(data.datasets.valid, data.eval_loader))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        leave_process_group()

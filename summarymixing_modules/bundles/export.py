@@ -1,0 +1,134 @@
+"""From a trained run to a bundle: a folder that others can load without running its code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+
+from summarymixing_modules.bundles.card import model_card
+from summarymixing_modules.bundles.load import TOKENIZERS, load_bundle
+from summarymixing_modules.bundles.manifest import (
+    CARD,
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    BundleFiles,
+    is_bundle,
+    make_manifest,
+    to_json,
+)
+from summarymixing_modules.bundles.run import RunContent, read_run
+from summarymixing_modules.bundles.speechbrain_files import speechbrain_files
+from summarymixing_modules.data.files import sync_to_disk
+from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+from summarymixing_modules.errors import InputError
+
+
+def export_bundle(
+    run_folder: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    overwrite: bool = False,
+    speechbrain: bool = False,
+) -> Path:
+    """Exports the best checkpoints of a run, by WER and averaged as in its evaluation.
+
+    The bundle is written beside its place, loaded as a user would, and renamed: it is complete or
+    absent. The run is not changed.
+
+    Args:
+        run_folder: output folder of a speech recognition recipe. Its hyperparams.yaml is run as
+            code: export runs of your own only.
+        target: folder to make.
+        overwrite: replace the bundle that is there. Anything but a bundle is never replaced.
+        speechbrain: also write what SpeechBrain's ``EncoderASR.from_hparams(source=target)`` needs
+            (CTC models only).
+
+    Returns:
+        the folder.
+
+    Raises:
+        InputError: the target is taken, or the run cannot be exported.
+    """
+    target = Path(target)
+    _check_target(target, overwrite)  # before the work
+    write_bundle(read_run(run_folder), target, overwrite, speechbrain)
+    return target
+
+
+def write_bundle(
+    content: RunContent, target: Path, overwrite: bool = False, speechbrain: bool = False
+) -> None:
+    """Writes a model as a bundle; arguments and errors as in ``export_bundle``."""
+    _check_target(target, overwrite)
+    files = _files(content, target.name)
+    if speechbrain:
+        files |= speechbrain_files(content.config, content.tokenizer, files[WEIGHTS])
+    with _staged(target) as staging:
+        for name, data in {**files, MANIFEST: make_manifest(files)}.items():
+            (staging / name).write_bytes(data)
+            sync_to_disk(staging / name)
+        load_bundle(staging)  # what cannot be loaded is not published
+
+
+def _files(content: RunContent, name: str) -> dict[str, bytes]:
+    tokenizer_file = TOKENIZERS[content.config["tokenizer"]][1]
+    return {
+        CARD: model_card(content, name).encode(),
+        CONFIG: to_json(content.config),
+        WEIGHTS: safetensors.torch.save(content.tensors, {"format": "pt"}),
+        tokenizer_file: _tokenizer_bytes(content.tokenizer),
+    }
+
+
+def _tokenizer_bytes(tokenizer: Tokenizer) -> bytes:
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return tokenizer.model_path.read_bytes()
+    assert isinstance(tokenizer, CharTokenizer)
+    marks = tokenizer.bos_index is not None
+    return to_json({"characters": tokenizer.characters(), "bos_eos": marks})
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+        return
+    if target.is_symlink() or not is_bundle(target):
+        raise InputError(
+            f"{target} exists and is no bundle, so it is not replaced: give another folder."
+        )
+    if not overwrite:
+        raise InputError(f"{target} holds a bundle: give --overwrite, or another folder.")
+    known = {MANIFEST, *BundleFiles(target).entries}
+    foreign = sorted(path.name for path in target.iterdir() if path.name not in known)
+    if foreign:
+        raise InputError(
+            f"{target} also holds {', '.join(foreign[:3])}, which the bundle does not list and "
+            "--overwrite would delete: move that away first."
+        )
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place if nothing fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.exporting+{os.getpid()}")
+    replaced = target.with_name(f".{target.name}.replaced+{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed process of this number
+    staging.mkdir()
+    try:
+        yield staging
+        sync_to_disk(staging)
+        if target.exists():
+            os.rename(target, replaced)
+        os.rename(staging, target)
+        sync_to_disk(target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Reading a bundle. Nothing in it is executed: JSON, safetensors and a table of tokens are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from summarymixing_modules.bundles.assemble import LoadedBundle, assemble
+from summarymixing_modules.bundles.manifest import CONFIG, WEIGHTS, BundleError, BundleFiles
+from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+
+#: kind of tokenizer → (what reads its file, the file in a bundle)
+TOKENIZERS: dict[str, tuple[Callable[[Path], Tokenizer], str]] = {
+    "characters": (CharTokenizer.load, "tokenizer.json"),
+    "sentencepiece": (SentencePieceTokenizer, "tokenizer.model"),
+}
+
+
+def load_bundle(path: str | os.PathLike[str]) -> LoadedBundle:
+    """Loads what ``export_bundle`` wrote, on the CPU, in eval mode.
+
+    The folder may come from a stranger: no code, pickle or YAML in it is looked at, files are
+    compared with their SHA-256 before they are read, and names are looked up in lists of this
+    package (classes, activations, mixers that are registered or installed).
+
+    Args:
+        path: folder of the bundle.
+
+    Raises:
+        BundleError: files that are missing, damaged, truncated, links out of the folder or no JSON
+            or safetensors; a newer format.
+        InputError: unknown classes, activations or mixers; weights that do not fit.
+    """
+    files = BundleFiles(Path(path))
+    config = files.read_json(CONFIG)
+    tokenizer = _load_tokenizer(files, config.get("tokenizer"))
+    return assemble(config, read_tensors(files.folder / WEIGHTS, files.read(WEIGHTS)), tokenizer)
+
+
+def read_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        path: for the message.
+        content: of the file.
+
+    Raises:
+        BundleError: it is something else.
+    """
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        pickled = content.startswith((b"PK\x03\x04", b"\x80"))
+        kind = " but a pickle, which could run code when it is read" if pickled else ""
+        raise BundleError(
+            f"{path} is no safetensors file{kind} ({error}). Export or download it again."
+        ) from None
+
+
+def _load_tokenizer(files: BundleFiles, kind: object) -> Tokenizer:
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
+        raise BundleError(
+            f"the bundle's tokenizer is {kind!r}. Known kinds: {', '.join(TOKENIZERS)}."
+        )
+    read, name = TOKENIZERS[kind]
+    files.read(name)  # compares its hash
+    return read(files.folder / name)

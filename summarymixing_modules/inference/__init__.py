@@ -1,0 +1,7 @@
+"""Transcription with trained models."""
+
+from summarymixing_modules.inference.decoding import Word
+from summarymixing_modules.inference.recognizer import Recognizer
+from summarymixing_modules.inference.transcript import Transcript
+
+__all__ = ["Recognizer", "Transcript", "Word"]

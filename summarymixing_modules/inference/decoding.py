@@ -1,0 +1,160 @@
+"""Tokens and words with times.
+
+Shape suffixes: T frames, V vocabulary, S states of a CTC path.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from summarymixing_modules.data.tokenizers import BLANK_INDEX, Tokenizer
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token and where it was heard.
+
+    Attributes:
+        index: in the vocabulary.
+        start: its first frame of the model's output.
+        stop: one past its last frame.
+        confidence: mean probability of the token over its frames; None if that is unknown.
+    """
+
+    index: int
+    start: int
+    stop: int
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it was said.
+
+    Attributes:
+        text: the word.
+        start: seconds from the start of the recording.
+        end: likewise.
+        confidence: mean of its tokens'; None if that is unknown.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None
+
+
+def best_path(log_probs_TV: Tensor) -> list[Token]:
+    """The tokens of the most probable CTC path (Graves et al., ICML 2006, §3.2).
+
+    CTC models say a token in one or few frames, near where it was heard: times of words are good to
+    about a tenth of a second, and words end early rather than late.
+
+    Args:
+        log_probs_TV: of the real frames of one utterance.
+    """
+    scores_T, best_T = log_probs_TV.max(dim=-1)
+    runs, counts = best_T.unique_consecutive(return_counts=True)
+    stops = counts.cumsum(0)
+    cumulated_T = torch.cat([scores_T.new_zeros(1), scores_T.exp().cumsum(0)])
+    sums = cumulated_T[stops] - cumulated_T[stops - counts]
+    rows = zip(runs.tolist(), stops.tolist(), counts.tolist(), sums.tolist(), strict=True)
+    return [
+        Token(index, stop - count, stop, min(1.0, total / count))
+        for index, stop, count, total in rows
+        if index != BLANK_INDEX
+    ]
+
+
+def align_ctc(log_probs_TV: Tensor, indices: Sequence[int]) -> list[Token]:
+    """The most probable CTC path that says given tokens (Viterbi), for their times.
+
+    Args:
+        log_probs_TV: of the CTC head on the real frames of one utterance.
+        indices: what another decoder found. More tokens than the frames can hold are spread evenly.
+    """
+    frames, repeats = len(log_probs_TV), sum(a == b for a, b in itertools.pairwise(indices))
+    if len(indices) + repeats > frames:
+        edges = [round(n * frames / len(indices)) for n in range(len(indices) + 1)]
+        spans = itertools.pairwise(edges)
+        return [Token(i, a, b, None) for i, (a, b) in zip(indices, spans, strict=True)]
+    if not indices:
+        return []
+    labels = torch.full((2 * len(indices) + 1,), BLANK_INDEX)  # a blank around every token
+    labels[1::2] = torch.tensor(indices)
+    scores_TS = log_probs_TV.cpu()[:, labels]
+    path = _best_states(scores_TS, labels)
+    tokens = []
+    for place, index in enumerate(indices):
+        at_T = [t for t, state in enumerate(path) if state == 2 * place + 1]
+        confidence = scores_TS[at_T, 2 * place + 1].exp().mean()
+        tokens.append(Token(index, at_T[0], at_T[-1] + 1, float(confidence)))
+    return tokens
+
+
+def _best_states(scores_TS: Tensor, labels_S: Tensor) -> list[int]:
+    """States of the best path that ends in one of the last two."""
+    lowest = torch.finfo(scores_TS.dtype).min / 4
+    may_skip_S = torch.zeros(len(labels_S), dtype=torch.bool)
+    may_skip_S[2:] = (labels_S[2:] != BLANK_INDEX) & (labels_S[2:] != labels_S[:-2])
+    best_S = scores_TS[0].clone()
+    best_S[2:] = lowest
+    steps = []
+    for scores_S in scores_TS[1:]:
+        one_S = F.pad(best_S[:-1], (1, 0), value=lowest)
+        two_S = F.pad(best_S[:-2], (2, 0), value=lowest).where(
+            may_skip_S, best_S.new_tensor(lowest)
+        )
+        before_S, step_S = torch.stack([best_S, one_S, two_S]).max(dim=0)
+        best_S = before_S + scores_S
+        steps.append(step_S)
+    state = len(best_S) - 1 - int(best_S[-2] > best_S[-1])
+    path = [state]
+    for step_S in reversed(steps):
+        state -= int(step_S[state])
+        path.append(state)
+    return path[::-1]
+
+
+def words_of(
+    tokens: Sequence[Token],
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    offset: float,
+    duration: float,
+) -> list[Word]:
+    """Groups tokens into words.
+
+    Args:
+        tokens: of one utterance, in order.
+        tokenizer: theirs; a space, or SentencePiece's "\u2581", parts words.
+        frame_seconds: of one frame of `Token.start`.
+        offset: when the utterance begins, seconds.
+        duration: of the utterance, seconds; the last frame may reach beyond it, a word does not.
+    """
+    pieces = tokenizer.pieces()
+    groups: list[list[tuple[str, Token]]] = [[]]
+    for token in tokens:
+        first, *others = pieces[token.index].replace("\u2581", " ").split(" ")
+        groups[-1].append((first, token))
+        groups.extend([(part, token)] for part in others)
+    spelt = ([(text, token) for text, token in group if text] for group in groups)
+    return [_word(parts, frame_seconds, offset, duration) for parts in spelt if parts]
+
+
+def _word(
+    parts: Sequence[tuple[str, Token]], frame_seconds: float, offset: float, duration: float
+) -> Word:
+    start, end = (
+        offset + min(frame * frame_seconds, duration)
+        for frame in (parts[0][1].start, parts[-1][1].stop)
+    )
+    known = [token.confidence for _, token in parts if token.confidence is not None]
+    confidence = sum(known) / len(known) if known else None
+    return Word("".join(text for text, _ in parts), start, end, confidence)

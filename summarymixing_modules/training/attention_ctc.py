@@ -1,0 +1,269 @@
+"""Training and scoring of recognisers with a decoder and a CTC head.
+
+Loss (Watanabe et al., IEEE JSTSP 2017): λ · CTC + (1 − λ) · cross-entropy of the decoder, each the
+sum over an utterance, then the mean over the batch.
+
+Shape suffixes: B batch, T frames, U tokens, D model features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import speechbrain as sb
+from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMScorer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from summarymixing_modules.data.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.attention_ctc import (
+    AttentionCTCModel,
+    AttentionCTCOutput,
+    BeamSearcher,
+    GreedySearcher,
+)
+from summarymixing_modules.training.asr import RecognitionBrain
+
+Searcher = GreedySearcher | BeamSearcher
+
+
+class AttentionCTCBrain(RecognitionBrain):
+    """Brain of attention + CTC recipes; ``modules.model`` is an ``AttentionCTCModel``.
+
+    Every validation measures ACC, the percentage of tokens that the teacher-forced decoder gets
+    right; a search, which gives the error rates, takes longer and is made every
+    ``valid_search_interval`` epochs. The best checkpoints are those of the highest ACC, as in
+    SpeechBrain's recipes.
+
+    Attributes:
+        language_model: scores tokens in the search of the test; None for none.
+    """
+
+    known_keys: ClassVar[frozenset[str]] = RecognitionBrain.known_keys | {
+        "ctc_weight",  # λ of the loss
+        "label_smoothing",
+        "valid_search_interval",  # epochs
+        "valid_beam_size",  # 1 decodes greedily, with the decoder alone
+        "test_beam_size",
+        "ctc_weight_decode",  # of the CTC score in the search
+        "lm_folder",
+        "lm_weight",
+        "temperature",  # of the decoder's distribution in the search
+        "lm_temperature",
+        "scorer_beam_scale",  # tokens that CTC scores per hypothesis, in beams
+        "min_decode_ratio",  # tokens per encoder frame
+        "max_decode_ratio",
+    }
+    architecture_keys = (
+        *RecognitionBrain.architecture_keys,
+        "num_decoder_layers",
+        "decoder_attention",
+        "decoder_nhead",
+    )
+
+    ranking = {"max_key": "ACC"}  # not every epoch has an error rate
+
+    language_model: nn.Module | None = None
+    _searcher: Searcher | None = None
+
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> AttentionCTCOutput:
+        """Log-probabilities of both heads for a batch, and the encoder's output."""
+        batch = batch.to(self.device)
+        samples_BL, share_B = batch.sig
+        features_BTF, lengths_B = self.features(samples_BL, share_B, stage)
+        return self.modules.model(
+            features_BTF, lengths_B, batch.tokens_bos.data, self.chunk_config(stage)
+        )
+
+    def compute_objectives(
+        self, predictions: AttentionCTCOutput, batch: Any, stage: sb.Stage
+    ) -> Tensor:
+        """The joint loss; in evaluation also counts what is right, and searches when it is time."""
+        share_B = predictions.lengths_B / predictions.ctc_BTV.shape[1]
+        loss = joint_loss(
+            predictions,
+            batch.tokens,
+            batch.tokens_eos.data,
+            self.hparams.ctc_weight,
+            self.hparams.label_smoothing,
+        )
+        if stage != sb.Stage.TRAIN:
+            self._count_right(predictions.seq_BUV, batch.tokens_eos.data)
+            if self._searcher is not None:
+                rows = self._searcher(predictions.encoded_BTD.float(), share_B)[0]
+                self.score(batch, [self.tokenizer.decode(row).strip() for row in rows])
+        return loss
+
+    def _count_right(self, seq_BUV: Tensor, tokens_eos_BU: Tensor) -> None:
+        real_BU = tokens_eos_BU != BLANK_INDEX
+        self._right += int(((seq_BUV.argmax(dim=-1) == tokens_eos_BU) & real_BU).sum())
+        self._tokens += int(real_BU.sum())
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """As in the base, and a fresh searcher where one is used."""
+        super().on_stage_start(stage, epoch)
+        self._right = self._tokens = 0
+        due = epoch is not None and epoch % self.hparams.valid_search_interval == 0
+        searches = stage == sb.Stage.TEST or (stage == sb.Stage.VALID and due)
+        self._searcher = self._make_searcher(stage) if searches else None
+
+    def _make_searcher(self, stage: sb.Stage) -> Searcher:
+        test, settings = stage == sb.Stage.TEST, self.hparams
+        model = self.modules.model
+        return make_searcher(
+            getattr(model, "module", model),  # without the wrapper of DDP
+            settings.test_beam_size if test else settings.valid_beam_size,
+            settings.ctc_weight_decode,
+            self.language_model if test else None,
+            settings.lm_weight,
+            settings.temperature if test else 1.0,
+            settings.lm_temperature,
+            settings.scorer_beam_scale,
+            settings.min_decode_ratio,
+            settings.max_decode_ratio,
+        )
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Reports the stage; after validation closes the epoch."""
+        accuracy = 100 * self._right / max(self._tokens, 1)
+        if stage != sb.Stage.VALID:
+            super().on_stage_end(stage, stage_loss, epoch)
+            if stage == sb.Stage.TEST:
+                self.test_stats["ACC"] = accuracy
+            return
+        assert epoch is not None
+        stats = {"loss": stage_loss, "ACC": accuracy}
+        if self.wer.scores:
+            errors = {"WER": self.wer, "CER": self.cer}
+            stats |= {name: float(e.summarize("error_rate")) for name, e in errors.items()}
+        self.end_epoch(epoch, {"loss": self.train_loss}, stats, max_keys=["ACC"])
+
+
+def joint_loss(
+    output: AttentionCTCOutput,
+    tokens: tuple[Tensor, Tensor],
+    tokens_eos_BU: Tensor,
+    ctc_weight: float,
+    label_smoothing: float,
+) -> Tensor:
+    """The loss of a batch; the mean of what its utterances have alone.
+
+    Args:
+        output: of the model.
+        tokens: (B, U) padded tokens, and the share of real ones (B,).
+        tokens_eos_BU: tokens and end mark, padded with 0, which no token is.
+        ctc_weight: of the CTC loss; the decoder's has the rest.
+        label_smoothing: part of a target that all tokens share alike.
+    """
+    tokens_BU, token_share_B = tokens
+    ctc = sb.nnet.losses.ctc_loss(
+        output.ctc_BTV,
+        tokens_BU,
+        output.lengths_B / output.ctc_BTV.shape[1],
+        token_share_B,
+        BLANK_INDEX,
+        reduction="batchmean",
+    )
+    # Log-probabilities are scores like any: softmax leaves them as they are.
+    seq = F.cross_entropy(
+        output.seq_BUV.transpose(1, 2),
+        tokens_eos_BU,
+        ignore_index=BLANK_INDEX,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    return ctc_weight * ctc + (1 - ctc_weight) * seq / len(tokens_BU)
+
+
+def make_searcher(
+    model: AttentionCTCModel,
+    beam_size: int,
+    ctc_weight: float = 0.4,
+    language_model: nn.Module | None = None,
+    lm_weight: float = 0.6,
+    temperature: float = 1.0,
+    lm_temperature: float = 1.0,
+    scorer_beam_scale: float = 1.5,
+    min_decode_ratio: float = 0.0,
+    max_decode_ratio: float = 1.0,
+) -> Searcher:
+    """A search for the tokens of encoded utterances: ``searcher(encoded_BTD, share_B)[0]``.
+
+    The score of a hypothesis is (1 − c) · decoder + c · CTC + l · language model, by its length.
+
+    Args:
+        model: in evaluation mode.
+        beam_size: hypotheses; 1 follows the decoder alone, greedily.
+        ctc_weight: c.
+        language_model: tokens (B, U) → scores (B, U, V); None for none.
+        lm_weight: l.
+        temperature: of the decoder's distribution; above 1 is flatter.
+        lm_temperature: of the language model's.
+        scorer_beam_scale: CTC scores that many beams of tokens for every hypothesis.
+        min_decode_ratio: tokens per encoder frame at least.
+        max_decode_ratio: tokens per encoder frame at most.
+    """
+    common: dict[str, Any] = {
+        "modules": [model.transformer, model.seq_output],
+        "bos_index": BOS_INDEX,
+        "eos_index": EOS_INDEX,
+        "min_decode_ratio": min_decode_ratio,
+        "max_decode_ratio": max_decode_ratio,
+    }
+    if beam_size == 1:
+        return GreedySearcher(**common)
+    weights: dict[str, float] = {}
+    full: list[Any] = []
+    partial: list[Any] = []
+    if language_model is not None:
+        weights["transformerlm"] = lm_weight
+        full.append(TransformerLMScorer(language_model, lm_temperature))
+    if ctc_weight > 0:
+        weights["ctc"] = ctc_weight
+        # Alone, it has to choose the candidates itself; beside others, it scores the best of them.
+        (full if ctc_weight == 1 else partial).append(
+            CTCScorer(model.ctc_output, BLANK_INDEX, EOS_INDEX)
+        )
+    scorer = ScorerBuilder(weights, full, partial, scorer_beam_scale) if weights else None
+    return BeamSearcher(
+        **common,
+        beam_size=beam_size,
+        scorer=scorer,
+        temperature=temperature,
+        using_eos_threshold=False,
+        length_normalization=True,
+    )
+
+
+def check_settings(hparams: Mapping[str, Any]) -> None:
+    """Refuses settings of the loss or of the search that mean nothing.
+
+    Args:
+        hparams: with the ``known_keys`` of ``AttentionCTCBrain``.
+
+    Raises:
+        InputError: names the flag and what it may be.
+    """
+    for key in ("ctc_weight", "ctc_weight_decode"):
+        _require(hparams, key, 0 <= hparams[key] <= 1, "from 0 (decoder alone) to 1 (CTC alone)")
+    smoothing = hparams["label_smoothing"]
+    _require(hparams, "label_smoothing", 0 <= smoothing < 1, "at least 0 and below 1")
+    for key in ("valid_search_interval", "valid_beam_size", "test_beam_size"):
+        value = hparams[key]
+        _require(hparams, key, isinstance(value, int) and value >= 1, "a whole number from 1 on")
+    for key in ("temperature", "lm_temperature", "scorer_beam_scale", "max_decode_ratio"):
+        _require(hparams, key, hparams[key] > 0, "above 0")
+    least, most = hparams["min_decode_ratio"], hparams["max_decode_ratio"]
+    _require(hparams, "min_decode_ratio", 0 <= least < most, f"from 0 to max_decode_ratio ({most})")
+    if hparams["lm_folder"] is not None:
+        _require(hparams, "lm_weight", hparams["lm_weight"] > 0, "above 0, as there is a lm_folder")
+        beam = hparams["test_beam_size"]
+        wanted = "above 1: a greedy search does not ask the language model of lm_folder"
+        _require(hparams, "test_beam_size", beam > 1, wanted)
+
+
+def _require(hparams: Mapping[str, Any], key: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"--{key}={hparams[key]} must be {wanted}.")

@@ -1,0 +1,198 @@
+"""Word error rates over chunk sizes and left contexts, as in the tables of arXiv 2409.07165.
+
+Shape suffixes: B batch, D encoder features, L samples.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from speechbrain.utils.metric_stats import ErrorRateStats
+from tqdm import tqdm
+
+from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.curves import COLOURS
+from summarymixing_modules.training.guard import is_empty
+from summarymixing_modules.training.transducer import TransducerBrain
+
+MARKERS = "osD^vP"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A word error rate.
+
+    Attributes:
+        chunk_size: encoder frames of a chunk; None = full context.
+        chunk_ms: the same in milliseconds.
+        left_chunks: chunks seen to the left; None = all.
+        wer: percent.
+    """
+
+    chunk_size: int | None
+    chunk_ms: float | None
+    left_chunks: int | None
+    wer: float
+
+
+def streaming_matrix(
+    brain: TransducerBrain,
+    data: DynamicItemDataset,
+    loader_kwargs: Mapping[str, Any],
+    chunk_sizes: Sequence[int],
+    left_contexts: Sequence[int | None],
+) -> list[Cell]:
+    """Decodes a data set greedily at full context and at every chunk size and left context.
+
+    Features are computed once. Chunks are masked, which gives what streaming gives (see
+    ``summarymixing_modules.streaming``). Uses the weights that the Brain holds.
+
+    Args:
+        brain: with a tokenizer.
+        data: the test set.
+        loader_kwargs: of the DataLoader.
+        chunk_sizes: encoder frames of a chunk.
+        left_contexts: chunks to the left; None = all.
+
+    Returns:
+        the cells, that of full context first.
+    """
+    configs = [None, *(DynChunkTrainConfig(c, left) for left in left_contexts for c in chunk_sizes)]
+    scores = [ErrorRateStats() for _ in configs]
+    brain.modules.eval()
+    loader = brain.make_dataloader(data, sb.Stage.TEST, **loader_kwargs)
+    hidden = brain.noprogressbar or not if_main_process()
+    for batch in tqdm(loader, desc=f"{len(configs)} chunk settings", disable=hidden):
+        if is_empty(batch):
+            continue
+        for score, texts in zip(scores, _transcripts(brain, batch, configs), strict=True):
+            words = [text.split(" ") for text in texts]
+            score.append(batch.id, words, [text.split(" ") for text in batch.wrd])
+    frame_ms = _frame_ms(brain)
+    return [_cell(config, frame_ms, score) for config, score in zip(configs, scores, strict=True)]
+
+
+@torch.no_grad()
+def _transcripts(
+    brain: TransducerBrain, batch: Any, configs: Sequence[DynChunkTrainConfig | None]
+) -> list[list[str]]:
+    """A batch's transcripts with each of the chunk settings."""
+    samples_BL, share_B = batch.to(brain.device).sig
+    model, found = brain.transducer, []
+    with brain.evaluation_ctx:
+        features_BTF, lengths_B = brain.features(samples_BL, share_B, sb.Stage.TEST)
+        for config in configs:
+            rows = model.greedy(*model.encode(features_BTF, lengths_B, config))
+            found.append([brain.tokenizer.decode(row).strip() for row in rows])
+    return found
+
+
+def _frame_ms(brain: TransducerBrain) -> float:
+    stft = brain.hparams.compute_features.compute_STFT
+    subsampling = brain.transducer.frontend.subsampling
+    return 1000 * float(subsampling) * stft.hop_length / stft.sample_rate  # type: ignore[arg-type]
+
+
+def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRateStats) -> Cell:
+    wer = float(score.summarize("error_rate"))
+    if config is None:
+        return Cell(None, None, None, wer)
+    return Cell(config.chunk_size, config.chunk_size * frame_ms, config.left_context_size, wer)
+
+
+def check_matrix(chunk_sizes: Sequence[int], left_contexts: Sequence[int | None]) -> None:
+    """Refuses chunk settings that mean nothing.
+
+    Raises:
+        InputError: names the flag and what it takes.
+    """
+    if not chunk_sizes or any(not isinstance(c, int) or c < 1 for c in chunk_sizes):
+        raise InputError(
+            f"--matrix_chunk_sizes is {chunk_sizes}: give encoder frames, such as [32, 16, 8]."
+        )
+    if not left_contexts or any(
+        left is not None and (not isinstance(left, int) or left < 0) for left in left_contexts
+    ):
+        raise InputError(
+            f"--matrix_left_contexts is {left_contexts}: give numbers of chunks, or null for all, "
+            "such as [null, 16, 4]."
+        )
+
+
+def format_matrix(cells: Sequence[Cell], title: str) -> str:
+    """The cells as a text table: left contexts down, chunk lengths across, full context below."""
+    sizes = list(dict.fromkeys(cell.chunk_ms for cell in cells if cell.chunk_ms is not None))
+    lefts = list(dict.fromkeys(cell.left_chunks for cell in cells if cell.chunk_ms is not None))
+    wer = {(cell.chunk_ms, cell.left_chunks): cell.wer for cell in cells}
+    head = "left chunks | " + " | ".join(f"{size:>5.0f} ms" for size in sizes)
+    rows = [
+        f"{_left_name(left):>11} | " + " | ".join(f"{wer[size, left]:>8.2f}" for size in sizes)
+        for left in lefts
+    ]
+    full = f"full context: {wer[None, None]:.2f}"
+    return "\n".join([f"WER (%) on {title}, greedy", head, *rows, full])
+
+
+def write_matrix(cells: Sequence[Cell], folder: Path, name: str) -> None:
+    """Writes ``streaming_matrix_<name>`` as .json, .csv and .png.
+
+    Args:
+        cells: from ``streaming_matrix``.
+        folder: where to.
+        name: of the test set.
+    """
+    stem = folder / f"streaming_matrix_{name}"
+    rows = [asdict(cell) for cell in cells]
+    write_atomically(stem.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(stem.with_suffix(".csv"), table.getvalue())
+    _plot(cells, stem.with_suffix(".png"), f"Greedy decoding of {name} in chunks")
+
+
+def _plot(cells: Sequence[Cell], file: Path, title: str) -> None:
+    # Machines that only use models may lack matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    chunked = [cell for cell in cells if cell.chunk_ms is not None]
+    for index, left in enumerate(dict.fromkeys(cell.left_chunks for cell in chunked)):
+        line = sorted((c.chunk_ms or 0.0, c.wer) for c in chunked if c.left_chunks == left)
+        axes.plot(
+            *zip(*line, strict=True),
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            label=_left_name(left),
+        )
+    for cell in cells:
+        if cell.chunk_ms is None:
+            axes.axhline(cell.wer, color="black", linestyle="--", label="full context")
+    axes.set(xlabel="chunk (ms)", ylabel="WER (%)", title=title)
+    axes.set_xticks(sorted({cell.chunk_ms or 0.0 for cell in chunked}))
+    axes.grid(alpha=0.3)
+    axes.legend(title="left chunks")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    figure.savefig(partial, dpi=120, format="png")
+    os.replace(partial, file)
+
+
+def _left_name(left: int | None) -> str:
+    return "all" if left is None else str(left)

@@ -1,0 +1,208 @@
+"""The transducer recipe: every YAML, streaming, two processes, resuming, the matrix, bad flags."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from summarymixing_modules.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transducer"
+HPARAMS = RECIPE / "hparams"
+YAMLS = sorted(HPARAMS.glob("*.yaml"))
+SMALL = HPARAMS / "small_conformer.yaml"
+RunRecipe = Callable[..., dict[str, Any]]
+
+TINY = [
+    "--token_type=librispeech_char",
+    "--output_neurons=29",
+    "--num_encoder_layers=1",
+    "--d_model=16",
+    "--d_ffn=32",
+    "--nhead=2",
+    "--kernel_size=7",
+    "--cnn_channels=[4, 4]",
+    "--predictor_size=8",
+    "--joint_size=12",
+    "--num_workers=0",
+    "--max_batch_length=20",
+    "--num_buckets=2",
+    "--train_splits=[train-clean-100]",
+    "--test_splits=[test-clean]",
+]
+MATRIX = [
+    "--streaming_matrix=True",
+    "--matrix_chunk_sizes=[8, 4]",
+    "--matrix_left_contexts=[null, 1]",
+]
+
+
+@pytest.mark.parametrize("hparams", YAMLS, ids=lambda path: path.stem)
+def test_every_yaml_trains_decodes_and_reports(
+    hparams: Path, run_recipe: RunRecipe, tmp_path: Path
+) -> None:
+    beam = ["--test_beam_size=3", "--max_expansions=4"] if hparams.stem == "conformer" else []
+    result = run_recipe(hparams, *TINY, *beam, "--debug")
+    assert result["optimizer_steps"] > 0 and np.isfinite(result["metrics"]["test-clean_loss"])
+    assert result["test_wer"] >= 0
+    folder = tmp_path / "run"
+    assert json.loads((folder / "result.json").read_text())["test_wer"] == result["test_wer"]
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("hparams", "mixer", "millions"),
+    [
+        ("conformer", [], 72.7),
+        ("conformer", ["local_proj_out_dim: 256"], 66.4),
+        ("conformer", ["attention_type: RelPosMHAXL"], 75.9),
+        ("small_conformer", [], 2.9),
+    ],
+)
+def test_encoder_has_its_stated_size(
+    hparams: str, mixer: list[str], millions: float, tmp_path: Path
+) -> None:
+    overrides = "\n".join([f"data_folder: {tmp_path}", f"output_folder: {tmp_path}", *mixer])
+    with (HPARAMS / f"{hparams}.yaml").open() as stream:
+        built = load_hyperpyyaml(stream, overrides)
+    found = sum(p.numel() for p in built["transformer"].encoder.parameters()) / 1e6
+    assert abs(found / millions - 1) < (0.005 if hparams == "conformer" else 0.05)
+
+
+def test_schedule_is_that_of_the_paper(tmp_path: Path) -> None:
+    overrides = f"data_folder: {tmp_path}\noutput_folder: {tmp_path}\nnum_encoder_layers: 1"
+    with (HPARAMS / "conformer.yaml").open() as stream:
+        schedule = load_hyperpyyaml(stream, overrides)["lr_scheduler"]
+    rates: dict[int, float] = {}
+    for step in (0, 12_500, 25_000, 210_000):
+        schedule.current_step = step
+        group = {"lr": math.nan}
+        schedule(type("Optimizer", (), {"param_groups": [group]}))
+        rates[step] = group["lr"]
+    assert rates == pytest.approx({0: 0, 12_500: 4e-4, 25_000: 8e-4, 210_000: 4e-5})
+
+
+def test_chunks_bfloat16_and_accumulation(run_recipe: RunRecipe) -> None:
+    options = ["--chunkwise_prob=1.0", "--precision=bf16", "--grad_accumulation_factor=2"]
+    result = run_recipe(SMALL, *TINY, *options, "--training_steps=2")
+    assert result["precision"] == "bf16" and result["optimizer_steps"] == 2
+    assert np.isfinite(result["metrics"]["test-clean_loss"])
+
+
+def test_two_processes(corpus: Path, tmp_path: Path) -> None:
+    """Also after the CTC loss has ended, when its layer still has to have gradients."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(RECIPE / "train.py"), str(SMALL), *TINY, *MATRIX, "--ctc_epochs=0"]
+    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
+    command += ["--distributed_backend=gloo", "--training_steps=3", "--noprogressbar"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["world_size"] == 2 and result["optimizer_steps"] == 3
+    assert done.stdout.count("left chunks |") == 1
+
+
+def test_resumes_and_the_matrix_is_one_command(
+    run_recipe: RunRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_recipe(SMALL, *TINY, "--training_steps=2", "--streaming=False")
+    again = run_recipe(SMALL, *TINY, "--training_steps=2", "--streaming=False", *MATRIX)
+    assert again["optimizer_steps"] == first["optimizer_steps"] == 2
+    assert again["test_wer"] == first["test_wer"]
+    cells = again["streaming_matrix"]["test-clean"]
+    assert [(c["chunk_size"], c["chunk_ms"], c["left_chunks"]) for c in cells] == [
+        (None, None, None),
+        (8, 320.0, None),
+        (4, 160.0, None),
+        (8, 320.0, 1),
+        (4, 160.0, 1),
+    ]
+    # Without --streaming the test itself is at full context.
+    assert cells[0]["wer"] == pytest.approx(again["test_wer"])
+    assert "left chunks |   320 ms |   160 ms" in capsys.readouterr().out
+    stem = tmp_path / "run" / "streaming_matrix_test-clean"
+    with stem.with_suffix(".csv").open() as stream:
+        assert [float(row["wer"]) for row in csv.DictReader(stream)] == [c["wer"] for c in cells]
+    assert json.loads(stem.with_suffix(".json").read_text()) == cells
+    assert stem.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_learns_its_training_sentences(run_recipe: RunRecipe, corpus: Path, tmp_path: Path) -> None:
+    """The whole chain from FLAC to WER: a model with enough steps can write what it heard."""
+    heard = tmp_path / "LibriSpeech"
+    for split in ("train-clean-100", "dev-clean", "test-clean"):
+        copy_as(corpus / "LibriSpeech" / "test-clean", heard / split, split)
+    options = [
+        f"--data_folder={heard}",
+        "--token_type=librispeech_char",
+        "--output_neurons=29",
+        "--num_encoder_layers=2",
+        "--d_model=64",
+        "--d_ffn=128",
+        "--cnn_channels=[64, 64]",
+        "--predictor_size=64",
+        "--joint_size=128",
+        "--training_steps=280",
+        "--warmup_steps=20",
+        "--sorting=ascending",
+        "--avg_checkpoints=1",
+        "--streaming_matrix=True",
+        "--matrix_chunk_sizes=[16]",
+        "--matrix_left_contexts=[null]",
+    ]
+    result = run_recipe(SMALL, *options)
+    assert result["test_wer"] < 15
+    assert result["streaming_matrix"]["test-clean"][1]["wer"] < 30
+
+
+def copy_as(source: Path, target: Path, split: str) -> None:
+    """A copy of a split whose speakers have other numbers, one set for each split."""
+    digit = {"train-clean-100": "0", "dev-clean": "1", "test-clean": "2"}[split]
+    speakers = {path.name: f"9{i:02}{digit}" for i, path in enumerate(sorted(source.iterdir()))}
+    for path in source.rglob("*.*"):
+        old = path.relative_to(source).parts[0]
+        inside = path.relative_to(source / old)
+        name = inside.name.replace(f"{old}-", f"{speakers[old]}-", 1)
+        destination = target / speakers[old] / inside.parent / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            destination.write_text(path.read_text().replace(f"{old}-", f"{speakers[old]}-"))
+        else:
+            shutil.copy(path, destination)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attention_type=fastformer"], "--streaming=True.*SummaryMixing"),
+        (
+            ["--attention_type=fastformer", "--streaming=False", "--streaming_matrix=True"],
+            "--streaming_matrix=True.*SummaryMixing",
+        ),
+        (["--matrix_chunk_sizes=[0]"], "--matrix_chunk_sizes"),
+        (["--matrix_left_contexts=[-1]"], "--matrix_left_contexts"),
+        (["--max_symbols=0"], "--max_symbols"),
+        (["--max_expansions=0"], "--max_expansions"),
+        (["--test_beam_size=0"], "--test_beam_size"),
+    ],
+)
+def test_bad_flags_are_told(options: list[str], message: str, run_recipe: RunRecipe) -> None:
+    with pytest.raises(Exception, match=f"(?s){message}") as caught:
+        run_recipe(SMALL, *TINY, *options, "--debug")
+    assert isinstance(caught.value, InputError) or isinstance(caught.value.__cause__, InputError)
