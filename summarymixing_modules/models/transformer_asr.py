@@ -5,7 +5,7 @@ Shape suffixes: B batch, T frames, U tokens, D model features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,12 @@ from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.summary_decoder import DecoderState, MixerDecoder
 from summarymixing_modules.ops.positions import sine_positions
 
-ENCODERS = ("conformer", "branchformer", "transformer", "contextnet")
+ENCODERS: dict[str, Callable[..., MixerEncoder | ContextNetEncoder]] = {
+    "conformer": ConformerEncoder,
+    "branchformer": BranchformerEncoder,
+    "transformer": TransformerEncoder,
+    "contextnet": ContextNetEncoder,
+}
 CONTEXTNET_OPTIONS = ("conv_channels", "kernel_size", "num_layers", "inner_dim", "alpha")
 
 
@@ -124,42 +129,42 @@ class TransformerASR(stock.TransformerASR):
             layerdrop_prob=layerdrop_prob,
         )
         check_encoder(encoder_module, causal, layerdrop_prob)
-        shared: dict[str, Any] = {
-            "d_model": d_model,
-            "dropout": dropout,
-            "attention_type": attention_type,
-            "output_hidden_states": output_hidden_states,
-            **(mixer_options or {}),
+        own: dict[str, dict[str, Any]] = {
+            "conformer": {
+                "d_ffn": d_ffn,
+                "kernel_size": kernel_size,
+                "activation": conformer_activation,
+                "bias": bias,
+                "causal": causal,
+            },
+            "branchformer": {
+                "kernel_size": kernel_size,
+                "activation": branchformer_activation,
+                "csgu_linear_units": csgu_linear_units,
+                "gate_activation": gate_activation,
+                "use_linear_after_conv": use_linear_after_conv,
+            },
+            "transformer": {
+                "d_ffn": d_ffn,
+                "activation": activation,
+                "normalize_before": True,
+                "causal": causal,
+            },
+            "contextnet": check_contextnet_options(contextnet_options or {}),
         }
-        if encoder_module != "contextnet":
-            shared |= {"num_layers": num_encoder_layers, "nhead": nhead}
-            shared["layerdrop_prob"] = layerdrop_prob
-        self.encoder: MixerEncoder | ContextNetEncoder
-        if encoder_module == "conformer":
-            self.encoder = ConformerEncoder(
-                d_ffn=d_ffn,
-                kernel_size=kernel_size,
-                activation=conformer_activation,
-                bias=bias,
-                causal=causal,
-                **shared,
-            )
-        elif encoder_module == "branchformer":
-            self.encoder = BranchformerEncoder(
-                kernel_size=kernel_size,
-                activation=branchformer_activation,
-                csgu_linear_units=csgu_linear_units,
-                gate_activation=gate_activation,
-                use_linear_after_conv=use_linear_after_conv,
-                **shared,
-            )
-        elif encoder_module == "transformer":
-            self.encoder = TransformerEncoder(
-                d_ffn=d_ffn, activation=activation, normalize_before=True, causal=causal, **shared
-            )
-        else:
-            options = check_contextnet_options(contextnet_options or {})
-            self.encoder = ContextNetEncoder(num_blocks=num_encoder_layers, **shared, **options)
+        depth: dict[str, Any] = {"num_layers": num_encoder_layers, "nhead": nhead}
+        depth |= {"layerdrop_prob": layerdrop_prob}
+        if encoder_module == "contextnet":
+            depth = {"num_blocks": num_encoder_layers}
+        self.encoder: MixerEncoder | ContextNetEncoder = ENCODERS[encoder_module](
+            d_model=d_model,
+            dropout=dropout,
+            attention_type=attention_type,
+            output_hidden_states=output_hidden_states,
+            **depth,
+            **own[encoder_module],
+            **(mixer_options or {}),
+        )
         if isinstance(self.encoder, MixerEncoder):
             init_outside_mixers(self.encoder)
         wanting = {"absolute", "none"} if encoder_module == "transformer" else {"absolute"}
@@ -347,7 +352,7 @@ def check_encoder(encoder_module: str, causal: bool, layerdrop_prob: float) -> N
         )
 
 
-def check_contextnet_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_contextnet_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, if all of them exist.
 
     Raises:
@@ -358,7 +363,7 @@ def check_contextnet_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
             raise InputError(
                 f"contextnet_options has no {name!r}. Known: {', '.join(CONTEXTNET_OPTIONS)}."
             )
-    return options
+    return dict(options)
 
 
 def init_outside_mixers(module: nn.Module) -> None:

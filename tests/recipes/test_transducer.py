@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from summarymixing_modules.data.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.streaming import StreamingRecognizer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transducer"
@@ -169,6 +173,36 @@ def test_learns_its_training_sentences(run_recipe: RunRecipe, corpus: Path, tmp_
     result = run_recipe(SMALL, *options)
     assert result["test_wer"] < 15
     assert result["streaming_matrix"]["test-clean"][1]["wer"] < 30
+    audio = sorted((heard / "test-clean").rglob("*.flac"))[0]
+    assert stream(tmp_path / "run", audio) == transcript_of(audio)
+
+
+def stream(run: Path, audio: Path) -> str:
+    """What a finished run's model writes while it hears a file in pieces of 0.1 s."""
+    with (run / "hyperparams.yaml").open() as file:
+        hparams = load_hyperpyyaml(file)
+    hparams["checkpointer"].recover_if_possible(min_key="WER")
+    recognizer = StreamingRecognizer(
+        hparams["model"],
+        hparams["compute_features"],
+        hparams["modules"]["normalize"],
+        CharTokenizer(),
+        16,
+    )
+    samples, _ = soundfile.read(audio, dtype="float32")
+    state, text = recognizer.start(), ""
+    for piece in torch.from_numpy(samples)[None].split(1_600, dim=1):
+        new, state = recognizer.accept(piece, state)
+        text += new[0]
+    new, _ = recognizer.accept(torch.zeros(1, 0), state, final=True)
+    return text + new[0]
+
+
+def transcript_of(audio: Path) -> str:
+    """The line of an utterance in its chapter's transcripts."""
+    (file,) = audio.parent.glob("*.trans.txt")
+    lines = (line.split(" ", 1) for line in file.read_text().splitlines())
+    return dict(lines)[audio.stem]
 
 
 def copy_as(source: Path, target: Path, split: str) -> None:
