@@ -1,5 +1,9 @@
 """Encoders whose layers host any registered mixer where self-attention was, and ContextNet."""
 
+from summarymixing_modules.compat import check_environment
+
+check_environment()  # before SpeechBrain is imported, which would end in a riddle
+
 from summarymixing_modules.encoders.branchformer import (
     BranchformerEncoder,
     BranchformerEncoderLayer,

@@ -1,5 +1,9 @@
 """Models put together from encoders: front ends, TransformerASR, decoder, CTC acoustic model."""
 
+from summarymixing_modules.compat import check_environment
+
+check_environment()  # before SpeechBrain is imported, which would end in a riddle
+
 from summarymixing_modules.models.attention_ctc import AttentionCTCModel
 from summarymixing_modules.models.ctc import CTCModel
 from summarymixing_modules.models.distillation import LayerwiseDistillation

@@ -158,3 +158,15 @@ def test_the_check_imports_nothing_heavy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["training", "data", "encoders", "models"])
+def test_what_imports_speechbrain_checks_first(package: str) -> None:
+    code = (
+        "import sys; from summarymixing_modules import compat;"
+        "compat.SUPPORTED['torch'] = ('<1', 'a test');"
+        f"import summarymixing_modules.{package}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "UnsupportedEnvironmentError" in done.stderr
+    assert "cannot work together" in done.stderr and "speechbrain/" not in done.stderr
