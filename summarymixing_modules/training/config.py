@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.run_opts import RunOptions
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.options import (
     RUN_OPTIONS,
     ConfigError,
@@ -36,6 +37,7 @@ __all__ = [
     "leave_process_group",
     "load_recipe",
     "refuse_foreign_mixer_options",
+    "run",
 ]
 
 
@@ -96,8 +98,22 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
     return Recipe(hparams, run_opts, overrides, source.file)
 
 
+def run(main: Callable[[Sequence[str]], object]) -> None:
+    """The last line of a train.py: an error that a person can mend ends it with one sentence.
+
+    Args:
+        main: the recipe; gets the command line without the script's name.
+    """
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        leave_process_group()
+
+
 def leave_process_group() -> None:
-    """Leave the DDP group, if there is one: the last line of a train.py."""
+    """Leave the DDP group, if there is one."""
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
 

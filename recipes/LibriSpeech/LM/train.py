@@ -9,11 +9,9 @@ Any key on top of the YAML file is a flag. The model comes to output_folder/lm, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.config import leave_process_group, load_recipe
+from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.language_model import TEXT_KEYS, LanguageModelBrain, TextData
 
 KEYS = LanguageModelBrain.known_keys | TEXT_KEYS | {"modules", "opt_class", "checkpointer"}
@@ -48,9 +46,4 @@ def main(argv: Sequence[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    finally:
-        leave_process_group()
+    run(main)

@@ -9,16 +9,14 @@ Any key on top of the YAML file is a flag. Results: result.json and curves.png i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.config import (
-    leave_process_group,
     load_recipe,
     refuse_foreign_mixer_options,
+    run,
 )
 from summarymixing_modules.training.ctc import CTCBrain
 
@@ -52,9 +50,4 @@ def main(argv: Sequence[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    finally:
-        leave_process_group()
+    run(main)

@@ -11,7 +11,6 @@ YAML file is a flag. Results: result.json, curves.png and streaming_matrix_* in 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +18,13 @@ from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
-from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.models.transducer_search import check_search
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, load_librispeech
 from summarymixing_modules.training.config import (
-    leave_process_group,
     load_recipe,
     refuse_foreign_mixer_options,
+    run,
 )
 from summarymixing_modules.training.streaming_matrix import (
     check_matrix,
@@ -95,9 +93,4 @@ def run_matrix(
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    finally:
-        leave_process_group()
+    run(main)

@@ -9,20 +9,18 @@ Any key on top of the YAML file is a flag. Results: result.json and curves.png i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, check_settings
 from summarymixing_modules.training.config import (
-    leave_process_group,
     load_recipe,
     refuse_foreign_mixer_options,
+    run,
 )
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
@@ -67,9 +65,4 @@ def main(argv: Sequence[str]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    finally:
-        leave_process_group()
+    run(main)
