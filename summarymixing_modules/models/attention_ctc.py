@@ -18,6 +18,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.summary_decoder import DecoderState
@@ -43,7 +44,7 @@ class AttentionCTCOutput(NamedTuple):
 
 
 @describable
-class AttentionCTCModel(nn.Module):
+class AttentionCTCModel(AcousticEncoder):
     """Front end, encoder, decoder and two output layers; one module, so that DDP wraps it once.
 
     The output layers are SpeechBrain's ``Linear``, as its searchers and its CTC scorer want.
@@ -60,39 +61,14 @@ class AttentionCTCModel(nn.Module):
     def __init__(
         self, frontend: nn.Module, transformer: TransformerASR, output_neurons: int
     ) -> None:
-        super().__init__()
+        super().__init__(frontend, transformer)
         if not hasattr(transformer, "decoder"):
             raise InputError(
                 "num_decoder_layers is 0, but attention and CTC need a decoder: give at least 1, "
                 "or train with the CTC recipe."
             )
-        self.frontend = frontend
-        self.transformer = transformer
-        width = transformer.encoder.norm.norm.normalized_shape[0]
-        self.ctc_output = Linear(output_neurons, input_size=width)
-        self.seq_output = Linear(output_neurons, input_size=width)
-
-    def encode(
-        self,
-        x_BTF: Tensor,
-        lengths_B: Tensor,
-        dynchunktrain_config: DynChunkTrainConfig | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encodes utterances.
-
-        Args:
-            x_BTF: features.
-            lengths_B: real frames of each utterance.
-            dynchunktrain_config: chunk size in frames and left context in chunks.
-
-        Returns:
-            encoder output (B, T, D) and the real frames of each.
-        """
-        x_BTD, lengths_B = self.frontend(x_BTF, lengths_B)
-        encoded = self.transformer.encode(
-            x_BTD, lengths_B / x_BTD.shape[1], dynchunktrain_config=dynchunktrain_config
-        )
-        return encoded[0] if isinstance(encoded, tuple) else encoded, lengths_B
+        self.ctc_output = Linear(output_neurons, input_size=self.encoder_size)
+        self.seq_output = Linear(output_neurons, input_size=self.encoder_size)
 
     def forward(
         self,

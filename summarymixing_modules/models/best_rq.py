@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, layer_norm, normalize
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.ops.block_masks import draw_block_masks
@@ -72,7 +73,7 @@ class BestRQOutput:
     correct_MQ: Tensor
 
 
-class BestRQModel(nn.Module):
+class BestRQModel(AcousticEncoder):
     """Front end, encoder, one output layer per codebook, and the quantiser.
 
     Args:
@@ -102,17 +103,14 @@ class BestRQModel(nn.Module):
         noise_std: float = 0.1,
         shared_mask: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(frontend, transformer)
         if mask_length % STRIDE:
             raise InputError(
                 f"mask_length={mask_length} must be a multiple of {STRIDE}, the feature frames "
                 "of one encoder frame."
             )
-        self.frontend = frontend
-        self.transformer = transformer
         self.quantiser = RandomProjectionQuantiser(STRIDE * n_mels, codes, code_dim, codebooks)
-        width = transformer.encoder.norm.norm.normalized_shape[0]
-        self.output = nn.Linear(width, codebooks * codes)
+        self.output = nn.Linear(self.encoder_size, codebooks * codes)
         self.codes, self.codebooks = codes, codebooks
         self.mask_prob, self.mask_length = mask_prob, mask_length
         self.noise_std, self.shared_mask = noise_std, shared_mask
@@ -136,7 +134,8 @@ class BestRQModel(nn.Module):
         frames_BGF = x_BTF.unflatten(1, (-1, STRIDE)).flatten(2)
         codes_MQ = self.quantiser(frames_BGF[hidden_BG])
         noise_BTF = self.noise_std * torch.randn_like(x_BTF)
-        encoded_BGD = self._encode(torch.where(hidden_BT[..., None], noise_BTF, x_BTF), lengths_B)
+        x_BTF = torch.where(hidden_BT[..., None], noise_BTF, x_BTF)
+        encoded_BGD, _ = self.encode(x_BTF, lengths_B)
         logits_MQV = self.output(encoded_BGD[hidden_BG]).unflatten(-1, (self.codebooks, -1))
         losses_M = (
             cross_entropy(logits_MQV.float().flatten(0, 1), codes_MQ.flatten(), reduction="none")
@@ -146,11 +145,6 @@ class BestRQModel(nn.Module):
         losses_B, counts_B = _mean_by_row(losses_M, hidden_BG)
         loss = losses_B.sum() / (counts_B > 0).sum().clamp(min=1)
         return BestRQOutput(loss, losses_B, codes_MQ, logits_MQV.argmax(-1) == codes_MQ)
-
-    def _encode(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-        x_BGD, lengths_B = self.frontend(x_BTF, lengths_B)
-        encoded = self.transformer.encode(x_BGD, lengths_B / x_BGD.shape[1])
-        return encoded[0] if isinstance(encoded, tuple) else encoded
 
 
 def _whole_groups(x_BTF: Tensor, lengths_B: Tensor) -> Tensor:

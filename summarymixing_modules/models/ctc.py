@@ -9,12 +9,13 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.transformer_asr import TransformerASR
 
 
 @describable
-class CTCModel(nn.Module):
+class CTCModel(AcousticEncoder):
     """Features to log-probabilities of tokens; one module, so that DDP wraps it once.
 
     Args:
@@ -26,10 +27,8 @@ class CTCModel(nn.Module):
     def __init__(
         self, frontend: nn.Module, transformer: TransformerASR, output_neurons: int
     ) -> None:
-        super().__init__()
-        self.frontend = frontend
-        self.transformer = transformer
-        self.output = nn.Linear(transformer.encoder.norm.norm.normalized_shape[0], output_neurons)
+        super().__init__(frontend, transformer)
+        self.output = nn.Linear(self.encoder_size, output_neurons)
 
     def forward(
         self,
@@ -47,11 +46,7 @@ class CTCModel(nn.Module):
         Returns:
             log-probabilities (B, T, V) in float32, and the real frames of each.
         """
-        x_BTD, lengths_B = self.frontend(x_BTF, lengths_B)
-        encoded = self.transformer.encode(
-            x_BTD, lengths_B / x_BTD.shape[1], dynchunktrain_config=dynchunktrain_config
-        )
-        x_BTD = encoded[0] if isinstance(encoded, tuple) else encoded
+        x_BTD, lengths_B = self.encode(x_BTF, lengths_B, dynchunktrain_config)
         return self.output(x_BTD).float().log_softmax(dim=-1), lengths_B
 
 

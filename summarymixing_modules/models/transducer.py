@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.transducer_loss import BLANK_INDEX
@@ -102,7 +103,7 @@ class Joint(nn.Module):
 
 
 @describable
-class TransducerModel(nn.Module):
+class TransducerModel(AcousticEncoder):
     """Features and tokens to the scores of a transducer; one module, so that DDP wraps it once.
 
     Args:
@@ -129,16 +130,13 @@ class TransducerModel(nn.Module):
         dropout: float = 0.1,
         max_symbols: int = 5,
     ) -> None:
-        super().__init__()
+        super().__init__(frontend, transformer)
         if max_symbols < 1:
             raise InputError(f"--max_symbols is {max_symbols}: let a frame give at least 1 token.")
         self.max_symbols = max_symbols
-        self.frontend = frontend
-        self.transformer = transformer
-        encoder_size = transformer.encoder.norm.norm.normalized_shape[0]
         self.predictor = Predictor(output_neurons, predictor_size, dropout)
-        self.joint = Joint(encoder_size, predictor_size, joint_size, output_neurons)
-        self.ctc_output = nn.Linear(encoder_size, output_neurons)
+        self.joint = Joint(self.encoder_size, predictor_size, joint_size, output_neurons)
+        self.ctc_output = nn.Linear(self.encoder_size, output_neurons)
 
     def forward(
         self,
@@ -163,19 +161,6 @@ class TransducerModel(nn.Module):
         )
         ctc_log_probs_BTV = self.ctc_output(encoded_BTD).float().log_softmax(dim=-1)
         return TransducerOutput(logits_BTUV, ctc_log_probs_BTV, encoded_BTD, lengths_B)
-
-    def encode(
-        self,
-        x_BTF: Tensor,
-        lengths_B: Tensor,
-        dynchunktrain_config: DynChunkTrainConfig | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, T, D) of features, and the real frames of each utterance."""
-        x_BTD, lengths_B = self.frontend(x_BTF, lengths_B)
-        encoded = self.transformer.encode(
-            x_BTD, lengths_B / x_BTD.shape[1], dynchunktrain_config=dynchunktrain_config
-        )
-        return (encoded[0] if isinstance(encoded, tuple) else encoded), lengths_B
 
     def greedy(self, encoded_BTD: Tensor, lengths_B: Tensor) -> list[list[int]]:
         """The tokens of whole utterances, at every node of the lattice the likeliest.

@@ -58,7 +58,7 @@ class RecognitionBrain(FeatureBrain):
         stats = {"loss": stage_loss, "WER": _rate(self.wer), "CER": _rate(self.cer)}
         if stage == sb.Stage.VALID:
             assert epoch is not None
-            self.end_epoch(epoch, {"loss": self.train_loss}, stats, min_keys=["WER"])
+            self.end_epoch(epoch, {"loss": self.train_loss}, stats)
         else:
             self.test_stats = stats
 

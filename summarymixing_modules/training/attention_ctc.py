@@ -111,9 +111,8 @@ class AttentionCTCBrain(RecognitionBrain):
 
     def _make_searcher(self, stage: sb.Stage) -> Searcher:
         test, settings = stage == sb.Stage.TEST, self.hparams
-        model = self.modules.model
         return make_searcher(
-            getattr(model, "module", model),  # without the wrapper of DDP
+            self.model,
             settings.test_beam_size if test else settings.valid_beam_size,
             settings.ctc_weight_decode,
             self.language_model if test else None,
@@ -138,7 +137,7 @@ class AttentionCTCBrain(RecognitionBrain):
         if self.wer.scores:
             errors = {"WER": self.wer, "CER": self.cer}
             stats |= {name: float(e.summarize("error_rate")) for name, e in errors.items()}
-        self.end_epoch(epoch, {"loss": self.train_loss}, stats, max_keys=["ACC"])
+        self.end_epoch(epoch, {"loss": self.train_loss}, stats)
 
 
 def joint_loss(

@@ -86,7 +86,7 @@ class BestRQBrain(FeatureBrain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Fresh counts."""
-        self.monitor = CodeMonitor(self.raw_model.codes)
+        self.monitor = CodeMonitor(self.model.codes)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Reports the stage, warns of a collapse; after validation closes the epoch."""
@@ -101,7 +101,7 @@ class BestRQBrain(FeatureBrain):
             )
         if stage == sb.Stage.VALID:
             assert epoch is not None
-            self.end_epoch(epoch, self.train_stats, stats, max_keys=["accuracy"])
+            self.end_epoch(epoch, self.train_stats, stats)
         else:
             self.test_stats = stats
 
@@ -111,9 +111,3 @@ class BestRQBrain(FeatureBrain):
         """Metrics of the best checkpoints on the validation set, ``valid_accuracy`` and others."""
         self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
         return {f"valid_{name}": value for name, value in self.test_stats.items()}
-
-    @property
-    def raw_model(self) -> Any:
-        """The model without DDP around it."""
-        model = self.modules.model
-        return model.module if hasattr(model, "module") else model

@@ -98,6 +98,11 @@ class SafeBrain(SafeStepBrain):
 
     # ---- for subclasses -------------------------------------------------------------------------
 
+    @property
+    def model(self) -> Any:
+        """``modules.model`` without what DDP wraps around it."""
+        return getattr(self.modules.model, "module", self.modules.model)
+
     def architecture(self) -> dict[str, Any]:
         """What decides the shape of the model; stored with checkpoints, compared on loading."""
         found = {key: getattr(self.hparams, key, None) for key in self.architecture_keys}
@@ -108,21 +113,16 @@ class SafeBrain(SafeStepBrain):
         epoch: int,
         train_stats: Mapping[str, float],
         valid_stats: Mapping[str, float] | None = None,
-        *,
-        max_keys: Iterable[str] = (),
-        min_keys: Iterable[str] = (),
     ) -> None:
         """Close an epoch: history, ``train_logger``, checkpoint. Call it from `on_stage_end`.
 
-        Keeps the ``avg_checkpoints`` most recent checkpoints, and as many of the best by each key;
-        those saved within the epoch are deleted.
+        Keeps the ``avg_checkpoints`` most recent checkpoints, and as many of the best by
+        ``ranking``; those saved within the epoch are deleted.
 
         Args:
             epoch: its number, from 1.
             train_stats: means over the epoch, such as ``{"loss": 1.2}``.
             valid_stats: likewise; "WER", "CER", "SER" and "EER" in percent. Stored in the meta.
-            max_keys: keys of `valid_stats` of which more is better.
-            min_keys: keys of `valid_stats` of which less is better.
         """
         valid_stats = valid_stats or {}
         learning_rate = self._learning_rate()
@@ -140,8 +140,8 @@ class SafeBrain(SafeStepBrain):
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, **valid_stats},
                 num_to_keep=max(1, int(getattr(self.hparams, "avg_checkpoints", 1))),
-                max_keys=max_keys,
-                min_keys=min_keys,
+                max_keys=[key for order, key in self.ranking.items() if order == "max_key"],
+                min_keys=[key for order, key in self.ranking.items() if order == "min_key"],
                 ckpt_predicate=is_end_of_epoch,
             )
             self.checkpointer.delete_checkpoints(  # those within the epoch have served

@@ -51,6 +51,8 @@ class LanguageModelBrain(SafeBrain):
     exponential over a whole set.
     """
 
+    ranking: ClassVar[dict[str, str]] = {"min_key": "PPL"}
+
     known_keys: ClassVar[frozenset[str]] = SafeBrain.known_keys | {"epoch_counter"}
     architecture_keys = ("d_model", "nhead", "num_layers", "d_ffn", "output_neurons")
 
@@ -87,7 +89,7 @@ class LanguageModelBrain(SafeBrain):
         stats = {"loss": loss, "PPL": math.exp(min(loss, 700.0))}
         if stage == sb.Stage.VALID:
             assert epoch is not None
-            self.end_epoch(epoch, {"loss": self.train_loss}, stats, min_keys=["PPL"])
+            self.end_epoch(epoch, {"loss": self.train_loss}, stats)
         else:
             self.test_stats = stats
 
@@ -100,8 +102,7 @@ class LanguageModelBrain(SafeBrain):
         assert self.output_folder is not None
         folder = self.output_folder / "lm"
         if if_main_process():
-            model = getattr(self.modules.model, "module", self.modules.model)
-            save_language_model(model, tokenizer, folder)
+            save_language_model(self.model, tokenizer, folder)
             logger.info(f"Language model: {folder}")
         ddp_barrier()
         return folder

@@ -91,7 +91,7 @@ def _transcripts(
 ) -> list[list[str]]:
     """A batch's transcripts with each of the chunk settings."""
     samples_BL, share_B = batch.to(brain.device).sig
-    model, found = brain.transducer, []
+    model, found = brain.model, []
     with brain.evaluation_ctx:
         features_BTF, lengths_B = brain.features(samples_BL, share_B, sb.Stage.TEST)
         for config in configs:
@@ -102,8 +102,8 @@ def _transcripts(
 
 def _frame_ms(brain: TransducerBrain) -> float:
     stft = brain.hparams.compute_features.compute_STFT
-    subsampling = brain.transducer.frontend.subsampling
-    return 1000 * float(subsampling) * stft.hop_length / stft.sample_rate  # type: ignore[arg-type]
+    subsampling = brain.model.frontend.subsampling
+    return 1000 * float(subsampling) * stft.hop_length / stft.sample_rate
 
 
 def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRateStats) -> Cell:

@@ -14,7 +14,7 @@ from summarymixing_modules.data.tokenizers import BLANK_INDEX
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
-from summarymixing_modules.models.transducer import TransducerModel, TransducerOutput
+from summarymixing_modules.models.transducer import TransducerOutput
 from summarymixing_modules.models.transducer_loss import transducer_loss
 from summarymixing_modules.models.transducer_search import BoundedBeamSearcher
 from summarymixing_modules.training.asr import RecognitionBrain
@@ -39,14 +39,6 @@ class TransducerBrain(RecognitionBrain):
     }
 
     _searcher: BoundedBeamSearcher | None = None
-
-    @property
-    def transducer(self) -> TransducerModel:
-        """The model itself, without what DDP wraps around it."""
-        model = self.modules.model
-        model = getattr(model, "module", model)
-        assert isinstance(model, TransducerModel)
-        return model
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> TransducerOutput:
         """Scores of every frame after every number of tokens."""
@@ -92,13 +84,13 @@ class TransducerBrain(RecognitionBrain):
         if stage == sb.Stage.TEST and self.option("test_beam_size", 1) > 1:
             rows = self._beam().search(encoded_BTD, lengths_B)
         else:
-            rows = self.transducer.greedy(encoded_BTD, lengths_B)
+            rows = self.model.greedy(encoded_BTD, lengths_B)
         return [self.tokenizer.decode(row).strip() for row in rows]
 
     def _beam(self) -> BoundedBeamSearcher:
         if self._searcher is None:
             self._searcher = BoundedBeamSearcher(
-                self.transducer,
+                self.model,
                 int(self.hparams.test_beam_size),
                 int(self.option("max_expansions", 40)),
                 **(self.option("test_beam_options") or {}),

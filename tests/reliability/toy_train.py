@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import speechbrain as sb
 import torch
@@ -65,6 +65,7 @@ class Bomb:
 class ToyBrain(SafeBrain):
     """Predicts the mean of its input, with dropout, feature dropping and moving statistics."""
 
+    ranking: ClassVar[dict[str, str]] = {"min_key": "WER"}
     batches = 0
     forwards = 0
 
@@ -127,7 +128,7 @@ class ToyBrain(SafeBrain):
         elif stage == sb.Stage.VALID:
             assert epoch is not None
             stats = {"loss": stage_loss, "WER": 100 * stage_loss}
-            self.end_epoch(epoch, {"loss": self.train_loss}, stats, min_keys=["WER"])
+            self.end_epoch(epoch, {"loss": self.train_loss}, stats)
         else:
             self.test_loss = stage_loss
 

@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     )
     metrics: dict[str, float] = {}
     for name, test in data.test.items():
-        brain.evaluate(test, min_key="PPL", test_loader_kwargs=dict(data.eval_loader))
+        brain.evaluate(test, **brain.ranking, test_loader_kwargs=dict(data.eval_loader))
         metrics |= {f"{name}_{key.lower()}": value for key, value in brain.test_stats.items()}
-    brain.on_evaluate_start(min_key="PPL")
+    brain.on_evaluate_start(**brain.ranking)
     extra = {"lm_folder": brain.export(data.tokenizer), "train_lines": len(data.train)}
     return brain.finish(metrics, extra=extra)
 

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import speechbrain as sb
@@ -37,6 +37,8 @@ def collate(rows: list[torch.Tensor]) -> SimpleNamespace:
 class Brain(SafeBrain):
     """One layer with dropout."""
 
+    ranking: ClassVar[dict[str, str]] = {"min_key": "WER"}
+
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         torch.rand(())  # hooks may draw, too
 
@@ -59,7 +61,7 @@ class Brain(SafeBrain):
             assert epoch is not None
             wer = self.hparams.wers[epoch - 1] if hasattr(self.hparams, "wers") else 1.0
             stats = {"loss": stage_loss, "WER": wer}
-            self.end_epoch(epoch, {"loss": self.train_loss}, stats, min_keys=["WER"])
+            self.end_epoch(epoch, {"loss": self.train_loss}, stats)
 
 
 DATA = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
