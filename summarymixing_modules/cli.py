@@ -89,7 +89,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.add_argument("target", metavar="DIR", help="the folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace the bundle in DIR")
     export.add_argument(
-        "--speechbrain", action="store_true", help="also write what SpeechBrain's EncoderASR needs"
+        "--speechbrain", action="store_true", help="also write what SpeechBrain's inference classes need"
     )
     export.set_defaults(run=_run_export)
 

@@ -46,8 +46,8 @@ def export_bundle(
             code: export runs of your own only.
         target: folder to make.
         overwrite: replace the bundle that is there. Anything but a bundle is never replaced.
-        speechbrain: also write what SpeechBrain's ``EncoderASR.from_hparams(source=target)`` needs
-            (CTC models only).
+        speechbrain: also write what SpeechBrain's ``EncoderASR``, ``EncoderDecoderASR`` and
+            ``StreamingASR`` load, see ``speechbrain_files``.
 
     Returns:
         the folder.
@@ -68,7 +68,8 @@ def write_bundle(
     _check_target(target, overwrite)
     files = _files(content, target.name)
     if speechbrain:
-        files |= speechbrain_files(content.config, content.tokenizer, files[WEIGHTS])
+        table = files[TOKENIZERS[content.config["tokenizer"]][1]]
+        files |= speechbrain_files(content.config, table, files[WEIGHTS])
     with _staged(target) as staging:
         for name, data in {**files, MANIFEST: make_manifest(files)}.items():
             (staging / name).write_bytes(data)

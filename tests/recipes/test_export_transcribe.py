@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from speechbrain.inference.ASR import EncoderASR
+from speechbrain.inference.ASR import EncoderASR, EncoderDecoderASR, StreamingASR
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torchaudio.functional import resample
 
 from summarymixing_modules.bundles import export_bundle, load_bundle
 from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Recognizer, decoders
+from summarymixing_modules.streaming import StreamingRecognizer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "LibriSpeech" / "ASR"
@@ -192,16 +194,28 @@ def test_a_transducer_travels_and_streams(
     hparams = RECIPES / "transducer" / "hparams" / "small_conformer.yaml"
     run_recipe(hparams, *TINY, *sizes, *BABBLE)
     expected = [hypotheses(tmp_path / "run")[path.stem] for path in speech]
-    bundle = str(export_bundle(tmp_path / "run", tmp_path / "bundle"))
+    bundle = str(export_bundle(tmp_path / "run", tmp_path / "bundle", speechbrain=True))
     recognizer = Recognizer.from_path(bundle, window_seconds=60)
     assert [found.text.split() for found in recognizer.transcribe(speech)] == expected
+    theirs = EncoderDecoderASR.from_hparams(source=bundle)
+    assert [theirs.transcribe_file(str(path)).split() for path in speech] == expected
     capsys.readouterr()
     options = ["--streaming", "--chunk_size=8", "--left_context_size=2", "--format=json"]
     assert main(["transcribe", *map(str, speech), "--model", bundle, *options]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["file"] for line in found] == [str(path) for path in speech]
-    with pytest.raises(InputError, match="--speechbrain.*TransducerModel"):
-        export_bundle(tmp_path / "run", tmp_path / "other", speechbrain=True)
+    theirs = StreamingASR.from_hparams(source=bundle, hparams_file="streaming.yaml")
+    ours = load_bundle(bundle)
+    parts = (ours.model, ours.features, ours.normalize, ours.tokenizer)
+    for path in speech:
+        config = DynChunkTrainConfig(8, 2)
+        texts = theirs.transcribe_file_streaming(str(path), config, use_torchaudio_streaming=False)
+        recognizer = StreamingRecognizer(*parts, 8, 2)
+        samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        # SpeechBrain's streams end with a chunk of silence.
+        samples_1L = torch.cat([samples, torch.zeros(8 * 640)])[None]
+        expected, _ = recognizer.accept(samples_1L, recognizer.start())
+        assert ["".join(texts)] == expected
 
 
 def test_a_decoder_travels(
@@ -212,7 +226,11 @@ def test_a_decoder_travels(
     hparams = RECIPES / "transformer" / "hparams" / "small_conformer.yaml"
     run_recipe(hparams, *TINY, *sizes, *BABBLE, "--ctc_weight_decode=0.4", "--temperature=1.0")
     expected = [hypotheses(tmp_path / "run")[path.stem] for path in speech]
-    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle")
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", speechbrain=True)
+    yaml = bundle / "hyperparams.yaml"  # where one changes the search
+    yaml.write_text(yaml.read_text().replace("beam_size: 10", "beam_size: 2"))
+    theirs = EncoderDecoderASR.from_hparams(source=str(bundle))
+    assert [theirs.transcribe_file(str(path)).split() for path in speech] == expected
     monkeypatch.setattr(decoders, "BEAM_SIZE", 2)
     recognizer = Recognizer.from_path(bundle, window_seconds=60)
     assert [found.text.split() for found in recognizer.transcribe(speech)] == expected
