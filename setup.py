@@ -38,6 +38,7 @@ EXTRAS = {
     "lint": ["mypy>=1.15", "ruff>=0.11"],
 }
 EXTRAS["dev"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["microphone"] = ["sounddevice>=0.4.6"]  # needs PortAudio, which not every machine has
 
 
 def read_version() -> str:
