@@ -52,6 +52,7 @@ lint: install  ## Check style, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	find recipes -name '*.py' -print0 | xargs -0 -n 1 $(VENV)/bin/mypy
 
 format: install  ## Fix formatting and what else ruff can fix
 	$(VENV)/bin/ruff check --fix .

@@ -7,9 +7,17 @@ from pathlib import Path
 
 from summarymixing_modules.bundles.assemble import LoadedBundle
 from summarymixing_modules.bundles.load import load_bundle
-from summarymixing_modules.bundles.manifest import MANIFEST, BundleError
+from summarymixing_modules.bundles.manifest import BundleError, is_own_run
+from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 
-__all__ = ["BundleError", "LoadedBundle", "export_bundle", "load_bundle", "load_model"]
+__all__ = [
+    "BundleError",
+    "LoadedBundle",
+    "SSLEncoder",
+    "export_bundle",
+    "load_bundle",
+    "load_model",
+]
 
 
 def export_bundle(
@@ -25,17 +33,16 @@ def export_bundle(
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedBundle:
-    """A bundle, or the best checkpoints of a training run.
+    """A recogniser: a bundle, or the best checkpoints of a training run.
 
     A folder with a manifest.json is a bundle, whatever else it holds. Any other is taken for a run
     of one's own, whose hyperparams.yaml is run as code.
 
     Raises:
-        InputError: neither, or one that cannot be loaded.
+        InputError: neither, or one that cannot be loaded; a pre-trained encoder.
     """
-    folder = Path(path)
-    if (folder / MANIFEST).exists() or not (folder / "hyperparams.yaml").exists():
-        return load_bundle(folder)
+    if not is_own_run(Path(path)):
+        return load_bundle(path)
     from summarymixing_modules.bundles.run import read_run
 
-    return read_run(folder).load()
+    return read_run(path).load()

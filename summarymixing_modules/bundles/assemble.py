@@ -1,4 +1,4 @@
-"""From plain data and tensors to a model that transcribes; shared by bundles and trained runs.
+"""From plain data and tensors to a model; shared by bundles and trained runs.
 
 Shape suffixes: B batch, T frames, F features, L samples.
 """
@@ -19,14 +19,20 @@ import summarymixing_modules.models  # noqa: F401  (its classes make themselves 
 from summarymixing_modules.bundles.manifest import BundleError
 from summarymixing_modules.data.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.ctc import feature_lengths
 from summarymixing_modules.models.describe import build
+from summarymixing_modules.models.fine_tuned import FineTunedModel  # noqa: F401  (likewise)
+from summarymixing_modules.models.normalization import FixedNormalization, inner_share
+from summarymixing_modules.models.valid_frontend import Waveform, real_frames
 from summarymixing_modules.streaming.features import LocalFbank
 
 MODEL_PREFIX = "model."
 NORMALIZE_PREFIX = "normalize."
 #: Classes of features that a bundle can name.
-FEATURES: dict[str, type[Fbank]] = {"Fbank": Fbank, "LocalFbank": LocalFbank}
+FEATURES: dict[str, type[nn.Module]] = {
+    "Fbank": Fbank,
+    "LocalFbank": LocalFbank,
+    "Waveform": Waveform,
+}
 #: Arguments of SpeechBrain's InputNormalization that decide what it does after training.
 NORMALIZE_SETTINGS = ("std_norm", "norm_type", "length_dim", "avoid_padding_norm", "epsilon")
 STATISTICS = ("glob_mean", "glob_std", "count")
@@ -38,21 +44,22 @@ class AcousticModel:
 
     Attributes:
         model: in eval mode.
-        features: samples (B, L) → filterbanks (B, T, F).
-        normalize: of filterbanks, with the statistics of the training.
+        features: samples (B, L) → filterbanks, or the samples themselves, (B, T, F).
+        normalize: of features, with the statistics of the training.
     """
 
     model: nn.Module
-    features: Fbank
+    features: Any
     normalize: InputNormalization
 
     @property
     def hop_length(self) -> int:
         """Samples between two frames of the features."""
-        return int(self.features.compute_STFT.hop_length)
+        waveform = isinstance(self.features, Waveform)
+        return 1 if waveform else int(self.features.compute_STFT.hop_length)
 
     def acoustic_features(self, samples_BL: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised filterbanks (B, T, F) and the real frames of each, as in evaluation.
+        """Normalised features (B, T, F) and the real frames of each, as in evaluation.
 
         Args:
             samples_BL: padded audio at the sample rate of the model.
@@ -60,8 +67,8 @@ class AcousticModel:
         """
         features_BTF = self.features(samples_BL)
         frames = features_BTF.shape[1]
-        frames_B = feature_lengths(lengths_B, self.hop_length, frames)
-        return self.normalize(features_BTF, frames_B / frames), frames_B
+        frames_B = real_frames(self.features, lengths_B, frames)
+        return self.normalize(features_BTF, inner_share(frames_B, frames)), frames_B
 
     def to(self, device: torch.device | str) -> None:
         """Moves the modules to a device, in place."""
@@ -106,9 +113,9 @@ def assemble(
     Raises:
         InputError: see ``assemble_acoustics``; a bad sample rate or the tokenizer of another model.
     """
-    _check_number("sample_rate", config.get("sample_rate"))
+    check_number(config, "sample_rate")
     if config.get("window_seconds") is not None:
-        _check_number("window_seconds", config["window_seconds"])
+        check_number(config, "window_seconds")
     parts = assemble_acoustics(config, tensors)
     outputs = config["model"]["arguments"].get("output_neurons")
     if outputs != tokenizer.vocab_size:
@@ -135,16 +142,31 @@ def assemble_acoustics(config: Mapping[str, Any], tensors: Mapping[str, Tensor])
         _check_tensors(build(config.get("model")).state_dict(), weights)
     model = build(config["model"])
     model.load_state_dict(weights, strict=True)
-    features = _make_features(config.get("features"))
-    normalize = _from_settings(InputNormalization, config.get("normalize"), "normalize")
+    features, normalize = assemble_features(config)
     _load_statistics(normalize, _with_prefix(tensors, NORMALIZE_PREFIX))
     foreign = [n for n in tensors if not n.startswith((MODEL_PREFIX, NORMALIZE_PREFIX))]
     if foreign:
         raise BundleError(f"the weights hold unexpected tensors: {_some(foreign)}.")
-    return AcousticModel(model.eval(), features.eval(), normalize.eval())
+    return AcousticModel(model.eval(), features, normalize)
 
 
-def _check_number(key: str, value: object) -> None:
+def assemble_features(config: Mapping[str, Any]) -> tuple[nn.Module, FixedNormalization]:
+    """Features and their normalisation, which has no statistics yet.
+
+    Args:
+        config: with ``features`` and ``normalize``.
+
+    Raises:
+        InputError: unknown classes or bad settings.
+    """
+    features = _make_features(config.get("features"))
+    normalize = _from_settings(FixedNormalization, config.get("normalize"), "normalize")
+    return features.eval(), normalize
+
+
+def check_number(config: Mapping[str, Any], key: str) -> None:
+    """Raises BundleError if a key of a bundle's configuration holds no positive number."""
+    value = config.get(key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise BundleError(f"the bundle's {key} is {value!r}: it must be a positive number.")
 
@@ -160,12 +182,12 @@ def statistics_of(normalize: InputNormalization) -> dict[str, Tensor]:
     }
 
 
-def feature_settings(features: Fbank, given: Mapping[str, Any]) -> dict[str, Any]:
+def feature_settings(features: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
     """The class of features and all their arguments: a default that changes changes no bundle.
 
     Args:
         features: what the run used.
-        given: the arguments that it was made with.
+        given: the arguments that it was made with; filterbanks have some.
 
     Raises:
         InputError: another class, or an argument that is no number or text.
@@ -175,6 +197,8 @@ def feature_settings(features: Fbank, given: Mapping[str, Any]) -> dict[str, Any
         raise InputError(
             f"compute_features is a {name}: only {', '.join(FEATURES)} can be exported."
         )
+    if isinstance(features, Waveform):
+        return {"class": name}
     bound = inspect.signature(Fbank).bind(**given)
     bound.apply_defaults()
     if not _is_plain(bound.arguments):
@@ -182,14 +206,15 @@ def feature_settings(features: Fbank, given: Mapping[str, Any]) -> dict[str, Any
     return {"class": name, **bound.arguments}
 
 
-def _make_features(settings: object) -> Fbank:
+def _make_features(settings: object) -> nn.Module:
     name = settings.get("class") if isinstance(settings, dict) else None
     if not isinstance(settings, dict) or not isinstance(name, str) or name not in FEATURES:
         raise BundleError(
             f"the bundle's features are {name!r}. Known classes: {', '.join(FEATURES)}."
         )
     arguments = {key: value for key, value in settings.items() if key != "class"}
-    return _from_settings(FEATURES[name], arguments, "features")
+    features: nn.Module = _from_settings(FEATURES[name], arguments, "features")
+    return features
 
 
 def _from_settings(cls: type[nn.Module], settings: object, key: str) -> Any:

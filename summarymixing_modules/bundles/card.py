@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from summarymixing_modules.bundles.kinds import ENCODER, kind_of
 from summarymixing_modules.bundles.run import RunContent
 
 _CARD = """\
@@ -11,25 +12,18 @@ _CARD = """\
 license: other
 library_name: summarymixing-modules
 tags:
-- automatic-speech-recognition
+- {tag}
 - summarymixing
 ---
 
 # {name}
 
-A speech recognition model ({cls}) with the token mixer {mixer}, {parameters:,} parameters, trained
-with [summarymixing-modules](https://arxiv.org/abs/2307.07421) {version} and exported from the mean
-of {averaged} checkpoint(s).
+{what}
+with the token mixer {mixer}, {parameters:,} parameters, trained with
+[summarymixing-modules](https://arxiv.org/abs/2307.07421) {version} and exported from the mean of
+{averaged} checkpoint(s).
 
-    summarymixing transcribe speech.wav --model {name}
-
-```python
-from summarymixing_modules.inference import Recognizer
-
-for transcript in Recognizer.from_path("{name}").transcribe(["speech.wav"]):
-    print(transcript.text)
-```
-
+{use}
 ## Figures of the training run
 
 {figures}
@@ -42,6 +36,32 @@ of every file: manifest.json. Nothing in them is code. Audio is converted to {ra
 Set the licence of this card to what the training data allows.
 """
 
+_RECOGNISER = """\
+    summarymixing transcribe speech.wav --model {name}
+
+```python
+from summarymixing_modules.inference import Recognizer
+
+for transcript in Recognizer.from_path("{name}").transcribe(["speech.wav"]):
+    print(transcript.text)
+```
+"""
+
+_ENCODER = """\
+It writes no text by itself. Fine-tune it with the recipe recipes/LibriSpeech/SSL/fine-tuning:
+
+    python train.py hparams/base.yaml --data_folder=/data/LibriSpeech --encoder={name}
+
+or take what its layers say about padded audio, lengths in samples:
+
+```python
+from summarymixing_modules.bundles import SSLEncoder
+
+encoder = SSLEncoder.from_bundle("{name}").freeze()
+hidden = encoder(samples_BL, lengths_B)  # .states, .output_BTD, .lengths_B
+```
+"""
+
 
 def model_card(content: RunContent, name: str) -> str:
     """README.md of a bundle, with the figures of the run's result.json.
@@ -51,25 +71,33 @@ def model_card(content: RunContent, name: str) -> str:
         name: of the bundle.
     """
     config = content.config
+    encoder = kind_of(config) == ENCODER
     mixer = config["mode"] if config["attention_type"] == "SummaryMixing" else None
+    what = f"A speech recognition model ({config['model']['class']})"
+    if encoder:
+        what = f"An encoder of speech, pre-trained without transcripts ({config['trained_as']}),"
     return _CARD.format(
+        tag="self-supervised-speech" if encoder else "automatic-speech-recognition",
         name=name,
-        cls=config["model"]["class"],
+        what=what,
         mixer=mixer or config["attention_type"],
         parameters=sum(t.numel() for n, t in content.tensors.items() if n.startswith("model.")),
         version=config["summarymixing_modules"],
         averaged=config["averaged_checkpoints"],
-        figures=_figures(content.result),
+        use=(_ENCODER if encoder else _RECOGNISER).format(name=name),
+        figures=_figures(content.result, encoder),
         rate=config["sample_rate"],
-        streaming=(
-            "Trained with dynamic chunks: it streams (`transcribe --streaming`).\n"
-            if config["streaming"]
-            else "Trained with full context only; streaming would cost accuracy.\n"
-        ),
+        streaming="" if encoder else _streaming(config["streaming"]),
     )
 
 
-def _figures(result: dict[str, Any]) -> str:
+def _streaming(trained_with_chunks: bool) -> str:
+    if trained_with_chunks:
+        return "Trained with dynamic chunks: it streams (`transcribe --streaming`).\n"
+    return "Trained with full context only; streaming would cost accuracy.\n"
+
+
+def _figures(result: dict[str, Any], encoder: bool) -> str:
     metrics = result.get("metrics") or {}
     rows = [(name, f"{value:.4g}") for name, value in metrics.items() if value is not None]
     for key in ("optimizer_steps", "audio_hours_seen", "train_seconds", "real_time_factor"):
@@ -80,5 +108,8 @@ def _figures(result: dict[str, Any]) -> str:
             rows.append((key, result[key]))
     if not rows:
         return "The run left no result.json: it was not evaluated."
+    note = "Error rates are in percent, on the test sets of the run."
+    if encoder:
+        note = "On the validation set of the run: how well hidden speech was told, in percent."
     lines = ["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines) + "\n\nError rates are in percent, on the test sets of the run."
+    return "\n".join(lines) + f"\n\n{note}"

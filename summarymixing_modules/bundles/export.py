@@ -24,6 +24,7 @@ from summarymixing_modules.bundles.manifest import (
 )
 from summarymixing_modules.bundles.run import RunContent, read_run
 from summarymixing_modules.bundles.speechbrain_files import speechbrain_files
+from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 from summarymixing_modules.data.files import sync_to_disk
 from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
@@ -36,18 +37,19 @@ def export_bundle(
     overwrite: bool = False,
     speechbrain: bool = False,
 ) -> Path:
-    """Exports the best checkpoints of a run, by WER and averaged as in its evaluation.
+    """Exports the best checkpoints of a run, ranked and averaged as in its evaluation.
 
-    The bundle is written beside its place, loaded as a user would, and renamed: it is complete or
-    absent. The run is not changed.
+    A recognition run becomes a recogniser; of a pre-training run the encoder alone is exported, for
+    ``SSLEncoder`` and the fine-tuning recipe. The bundle is written beside its place, loaded as a
+    user would, and renamed: it is complete or absent. The run is not changed.
 
     Args:
-        run_folder: output folder of a speech recognition recipe. Its hyperparams.yaml is run as
-            code: export runs of your own only.
+        run_folder: output folder of a recipe for speech recognition or pre-training. Its
+            hyperparams.yaml is run as code: export runs of your own only.
         target: folder to make.
         overwrite: replace the bundle that is there. Anything but a bundle is never replaced.
         speechbrain: also write what SpeechBrain's ``EncoderASR``, ``EncoderDecoderASR`` and
-            ``StreamingASR`` load, see ``speechbrain_files``.
+            ``StreamingASR`` load, see ``speechbrain_files``; recognisers only.
 
     Returns:
         the folder.
@@ -68,23 +70,34 @@ def write_bundle(
     _check_target(target, overwrite)
     files = _files(content, target.name)
     if speechbrain:
+        _refuse_encoder(content)
         table = files[TOKENIZERS[content.config["tokenizer"]][1]]
         files |= speechbrain_files(content.config, table, files[WEIGHTS])
     with _staged(target) as staging:
         for name, data in {**files, MANIFEST: make_manifest(files)}.items():
             (staging / name).write_bytes(data)
             sync_to_disk(staging / name)
-        load_bundle(staging)  # what cannot be loaded is not published
+        # What cannot be loaded is not published.
+        (load_bundle if content.tokenizer is not None else SSLEncoder.from_bundle)(staging)
 
 
 def _files(content: RunContent, name: str) -> dict[str, bytes]:
-    tokenizer_file = TOKENIZERS[content.config["tokenizer"]][1]
-    return {
+    files = {
         CARD: model_card(content, name).encode(),
         CONFIG: to_json(content.config),
         WEIGHTS: safetensors.torch.save(content.tensors, {"format": "pt"}),
-        tokenizer_file: _tokenizer_bytes(content.tokenizer),
     }
+    if content.tokenizer is not None:
+        files[TOKENIZERS[content.config["tokenizer"]][1]] = _tokenizer_bytes(content.tokenizer)
+    return files
+
+
+def _refuse_encoder(content: RunContent) -> None:
+    if content.tokenizer is None:
+        raise InputError(
+            "--speechbrain: this is a pre-trained encoder, and SpeechBrain's classes want a "
+            "recogniser. Export without it."
+        )
 
 
 def _tokenizer_bytes(tokenizer: Tokenizer) -> bytes:

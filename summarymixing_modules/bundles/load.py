@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from summarymixing_modules.bundles.assemble import LoadedBundle, assemble
+from summarymixing_modules.bundles.kinds import require_recogniser
 from summarymixing_modules.bundles.manifest import CONFIG, WEIGHTS, BundleError, BundleFiles
 from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
@@ -23,7 +25,7 @@ TOKENIZERS: dict[str, tuple[Callable[[Path], Tokenizer], str]] = {
 
 
 def load_bundle(path: str | os.PathLike[str]) -> LoadedBundle:
-    """Loads what ``export_bundle`` wrote, on the CPU, in eval mode.
+    """Loads a recogniser that ``export_bundle`` wrote, on the CPU, in eval mode.
 
     The folder may come from a stranger: no code, pickle or YAML in it is looked at, files are
     compared with their SHA-256 before they are read, and names are looked up in lists of this
@@ -34,13 +36,25 @@ def load_bundle(path: str | os.PathLike[str]) -> LoadedBundle:
 
     Raises:
         BundleError: files that are missing, damaged, truncated, links out of the folder or no JSON
-            or safetensors; a newer format.
+            or safetensors; a newer format; an encoder, which ``SSLEncoder.from_bundle`` loads.
         InputError: unknown classes, activations or mixers; weights that do not fit.
+    """
+    config, tensors, files = read_bundle(path)
+    require_recogniser(config, path)
+    return assemble(config, tensors, _load_tokenizer(files, config.get("tokenizer")))
+
+
+def read_bundle(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[str, Tensor], BundleFiles]:
+    """Configuration and tensors of a bundle of any kind, and its files; nothing is built.
+
+    Raises:
+        BundleError: see ``load_bundle``.
     """
     files = BundleFiles(Path(path))
     config = files.read_json(CONFIG)
-    tokenizer = _load_tokenizer(files, config.get("tokenizer"))
-    return assemble(config, read_tensors(files.folder / WEIGHTS, files.read(WEIGHTS)), tokenizer)
+    return config, read_tensors(files.folder / WEIGHTS, files.read(WEIGHTS)), files
 
 
 def read_tensors(path: Path, content: bytes) -> dict[str, Tensor]:

@@ -47,6 +47,11 @@ def is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
+def is_own_run(folder: Path) -> bool:
+    """Whether a folder is the output folder of a recipe, and no bundle, whatever else it holds."""
+    return not (folder / MANIFEST).exists() and (folder / "hyperparams.yaml").exists()
+
+
 class BundleFiles:
     """The files of a bundle, each checked before it is handed out. Nothing is interpreted here.
 

@@ -7,17 +7,19 @@ augmentation, seeds) is left out.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
+from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import InputNormalization
 from torch import Tensor, nn
 
@@ -28,26 +30,42 @@ from summarymixing_modules.bundles.assemble import (
     NORMALIZE_SETTINGS,
     LoadedBundle,
     assemble,
+    assemble_features,
     feature_settings,
     statistics_of,
 )
+from summarymixing_modules.bundles.kinds import (
+    ENCODER,
+    RECOGNISER,
+    describe_encoder,
+    encoder_weights,
+    require_recogniser,
+)
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.subset import subset_path
 from summarymixing_modules.data.tokenizers import LIBRISPEECH_CHARACTERS, CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel
-from summarymixing_modules.models.describe import describe
+from summarymixing_modules.models.acoustic import architecture_of
+from summarymixing_modules.models.describe import build, describe
 from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
+from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.report import RESOLVED_YAML, RESULT
 from summarymixing_modules.training.yaml_checks import parse_yaml
 
-#: Brains that rank checkpoints by something else than the error rate.
+#: Brains of recognisers that rank checkpoints by something else than the error rate.
 BRAINS: dict[type[nn.Module], type[RecognitionBrain]] = {AttentionCTCModel: AttentionCTCBrain}
 TRAIN_MANIFEST = "train.csv"  # where recipes keep it, in save_folder
+#: In the save_folder of a run whose model is described there and not in its YAML file.
+MODEL_FILE = "model.json"
 #: Keys of hyperparams.yaml that are built; of the others only numbers, texts and lists are kept.
 BUILT_KEYS = ("modules", "compute_features")
+#: A run on a GPU may have another precision.
+_ON_CPU = {"device": "cpu", "precision": "fp32", "eval_precision": "fp32"}
 
 
 @dataclass(frozen=True)
@@ -57,18 +75,48 @@ class RunContent:
     Attributes:
         config: content of ``config.json``.
         tensors: weights and statistics.
-        tokenizer: of the model.
+        tokenizer: of the model; an encoder has none.
         result: content of the run's ``result.json``; empty if there is none.
+        path: of the run.
     """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     result: dict[str, Any]
+    path: Path = Path()
 
     def load(self) -> LoadedBundle:
-        """The model, as from the bundle that would be exported."""
+        """The recogniser, as from the bundle that would be exported.
+
+        Raises:
+            InputError: a pre-trained encoder.
+        """
+        require_recogniser(self.config, self.path)
+        assert self.tokenizer is not None
         return assemble(self.config, self.tensors, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The objects of a run.
+
+    Attributes:
+        hparams: plain values of its YAML file.
+        model: with the best weights, once they are loaded.
+        normalize: likewise.
+        features: settings of the features, as in ``config.json``.
+    """
+
+    hparams: dict[str, Any]
+    model: nn.Module
+    normalize: InputNormalization
+    features: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What has tokens is a recogniser."""
+        return RECOGNISER if "token_type" in self.hparams else ENCODER
 
 
 def is_run(folder: Path) -> bool:
@@ -79,8 +127,11 @@ def is_run(folder: Path) -> bool:
 def read_run(folder: str | os.PathLike[str]) -> RunContent:
     """Reads a run: its best checkpoints, chosen and averaged as its evaluation does.
 
+    Of a run of pre-training only the encoder is read.
+
     Args:
-        folder: output folder of a speech recognition recipe; may have been moved or copied.
+        folder: output folder of a recipe for recognition or pre-training; may have been moved or
+            copied.
 
     Raises:
         InputError: no run, no checkpoint, or something that cannot be exported.
@@ -92,60 +143,84 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
             "--output_folder of a training."
         )
     tree = parse_yaml(run / RESOLVED_YAML)
-    hparams = _build(run, tree)
-    averaged = _load_best(run, tree, hparams)
-    model, normalize = hparams["modules"]["model"], hparams["modules"]["normalize"]
-    tokenizer = _find_tokenizer(run, tree, hparams)
-    tensors = _tensors(MODEL_PREFIX, model.state_dict())
-    tensors |= _tensors(NORMALIZE_PREFIX, statistics_of(normalize))
+    parts = _build(run, tree)
     result_file = run / RESULT
     result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
-    longest = _longest_utterance(_save_folder(run, tree), hparams)
-    config = _config(tree, hparams, model, normalize, tokenizer, averaged, longest)
-    return RunContent(config, tensors, tokenizer, result)
+    config: dict[str, Any] = {
+        "kind": parts.kind,
+        "summarymixing_modules": summarymixing_modules.__version__,
+        "sample_rate": int(parts.hparams["sample_rate"]),
+        "averaged_checkpoints": _load_best(run, tree, parts),
+        "window_seconds": _longest_utterance(_save_folder(run, tree), parts.hparams),
+        "features": parts.features,
+        "normalize": {name: getattr(parts.normalize, name) for name in NORMALIZE_SETTINGS},
+    }
+    tensors = _tensors(NORMALIZE_PREFIX, statistics_of(parts.normalize))
+    weights, tokenizer = dict(parts.model.state_dict()), None
+    if parts.kind == ENCODER:
+        config |= {"model": describe_encoder(parts.model)}
+        config |= {"trained_as": type(parts.model).__name__}
+        weights = encoder_weights(config["model"], weights)
+    else:
+        tokenizer = _find_tokenizer(run, tree, parts.hparams)
+        config |= _recogniser_config(parts.hparams, tokenizer, parts.model)
+    config |= _mixer(config["model"])
+    return RunContent(config, tensors | _tensors(MODEL_PREFIX, weights), tokenizer, result, run)
 
 
-def _config(
-    tree: Mapping[str, Any],
-    hparams: Mapping[str, Any],
-    model: nn.Module,
-    normalize: InputNormalization,
-    tokenizer: Tokenizer,
-    averaged: int,
-    window_seconds: float | None,
+def _recogniser_config(
+    hparams: Mapping[str, Any], tokenizer: Tokenizer, model: nn.Module
 ) -> dict[str, Any]:
+    """What ``config.json`` says about a recogniser only."""
     sentencepiece = isinstance(tokenizer, SentencePieceTokenizer)
     return {
-        "summarymixing_modules": summarymixing_modules.__version__,
-        "sample_rate": int(hparams["sample_rate"]),
-        "attention_type": hparams.get("attention_type"),
-        "mode": hparams.get("mode"),
         "streaming": bool(hparams.get("streaming", False)),  # trained with chunks
-        "averaged_checkpoints": averaged,
-        "window_seconds": window_seconds,
         "tokenizer": "sentencepiece" if sentencepiece else "characters",
-        "features": feature_settings(hparams["compute_features"], dict(tree["compute_features"])),
-        "normalize": {name: getattr(normalize, name) for name in NORMALIZE_SETTINGS},
         "model": describe(model),
     }
 
 
-def _build(run: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The model and its features, built from the YAML file; plain values of the other keys."""
-    for key in BUILT_KEYS:
+def _mixer(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and form of the mixer of a described model."""
+    architecture = architecture_of(description["arguments"]["transformer"])
+    return {key: architecture.get(key) for key in ("attention_type", "mode")}
+
+
+def _build(run: Path, tree: Mapping[str, Any]) -> _Parts:
+    """The model and its features, from the YAML file or from the description beside it."""
+    described = _save_folder(run, tree) / MODEL_FILE
+    keys = () if described.is_file() else BUILT_KEYS
+    for key in keys:
         if key not in tree:
             raise InputError(
-                f"{run / RESOLVED_YAML} has no key '{key}': only runs of speech recognition "
-                "recipes can be exported."
+                f"{run / RESOLVED_YAML} has no key '{key}': only runs of recipes for speech "
+                "recognition and pre-training can be exported."
             )
-    wanted = {key: value for key, value in tree.items() if key in BUILT_KEYS or _is_plain(value)}
+    wanted = {key: value for key, value in tree.items() if key in keys or _is_plain(value)}
     stream = io.StringIO()
     YAML().dump(wanted, stream)
     hparams: dict[str, Any] = load_hyperpyyaml(stream.getvalue())
+    if described.is_file():
+        config = json.loads(described.read_text(encoding="utf-8"))
+        _, normalize = assemble_features(config)
+        return _Parts(hparams, build(config["model"]), normalize, config["features"])
     for name in ("model", "normalize"):
         if name not in hparams["modules"]:
             raise InputError(f"'modules' of {run / RESOLVED_YAML} has no '{name}' to export.")
-    return hparams
+    given = next(_fbank_arguments(tree["compute_features"]), {})
+    features = feature_settings(hparams["compute_features"], given)
+    modules = hparams["modules"]
+    return _Parts(hparams, modules["model"], modules["normalize"], features)
+
+
+def _fbank_arguments(node: Any) -> Iterator[dict[str, Any]]:
+    """Mappings that hold nothing but arguments of filterbanks, in a node of the YAML file."""
+    if not isinstance(node, Mapping):
+        return
+    if set(node) <= set(inspect.signature(Fbank).parameters):
+        yield dict(node)
+    for child in node.values():
+        yield from _fbank_arguments(child)
 
 
 def _is_plain(value: Any) -> bool:
@@ -156,19 +231,20 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _load_best(run: Path, tree: Mapping[str, Any], hparams: Mapping[str, Any]) -> int:
+def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
     """Loads the checkpoints that an evaluation would; returns how many were averaged."""
     folder = _save_folder(run, tree)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder} with the checkpoints of {run}.")
-    modules = hparams["modules"]
-    recoverables = {name: modules[name] for name in ("model", "normalize")}
-    brain_class = BRAINS.get(type(modules["model"]), RecognitionBrain)
+    modules = {"model": parts.model, "normalize": parts.normalize}
+    brain_class: type[SafeBrain] = PretrainingBrain
+    if parts.kind == RECOGNISER:
+        brain_class = BRAINS.get(type(parts.model), RecognitionBrain)
     brain = brain_class(
         modules,
-        hparams=hparams,
-        run_opts={"device": "cpu", "test_only": True},
-        checkpointer=AtomicCheckpointer(folder, recoverables),
+        hparams=parts.hparams,
+        run_opts={**_ON_CPU, "test_only": True},
+        checkpointer=AtomicCheckpointer(folder, modules),
     )
     try:
         brain.on_evaluate_start(**brain.ranking)
@@ -187,7 +263,7 @@ def _save_folder(run: Path, tree: Mapping[str, Any]) -> Path:
 def _longest_utterance(save: Path, hparams: Mapping[str, Any]) -> float | None:
     """Seconds of the longest utterance that the model was trained on, if that is known."""
     limit = hparams.get("avoid_if_longer_than") or math.inf
-    manifest = save / TRAIN_MANIFEST
+    manifest = subset_path(save / TRAIN_MANIFEST, hparams.get("train_hours"))
     rows = read_manifest(manifest) if manifest.is_file() else []
     longest = max((row.duration for row in rows if row.duration <= limit), default=limit)
     return math.ceil(longest * 100) / 100 if math.isfinite(longest) else None

@@ -18,6 +18,7 @@ from summarymixing_modules.data.tokenizers import BLANK_INDEX
 
 YAML_FILE, STREAMING_FILE = "hyperparams.yaml", "streaming.yaml"
 ENCODER_FILE, TOKENIZER_FILE = "encoder.ckpt", "tokenizer.ckpt"
+CTC_CLASSES = ("CTCModel", "FineTunedModel")
 
 _COMMON = """\
 # For SpeechBrain, which runs this file as code:
@@ -85,7 +86,7 @@ def speechbrain_files(config: Mapping[str, Any], table: bytes, weights: bytes) -
     source = 'source="<this folder>"'
     files = {ENCODER_FILE: weights, TOKENIZER_FILE: table}
     kind = config["model"]["class"]
-    if kind == "CTCModel":
+    if kind in CTC_CLASSES:
         files[YAML_FILE] = _yaml(config, "EncoderASR", source, _CTC)
     else:
         decoder = _DECODER + (_BEAM if kind == "AttentionCTCModel" else "")

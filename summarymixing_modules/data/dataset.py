@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +42,17 @@ class SpeechDatasets:
 
 
 class _Reader:
-    """Produces ``sig`` from a path; ``None`` for a broken file, which is noted."""
+    """Produces ``sig`` from a path and a range; ``None`` for a broken file, which is noted."""
 
     def __init__(self, bad_audio: BadAudioLog, sample_rate: int) -> None:
         self.bad_audio = bad_audio
         self.sample_rate = sample_rate
 
-    def __call__(self, wav: str, utterance: str) -> torch.Tensor | None:
+    def __call__(
+        self, wav: str, utterance: str, start: int, stop: int | None
+    ) -> torch.Tensor | None:
         try:
-            return read_audio(wav, self.sample_rate)
+            return read_audio(wav, self.sample_rate, start, stop)
         except AudioError as err:
             self.bad_audio.record(wav, utterance, str(err))
             return None
@@ -162,14 +165,16 @@ def _build(
     data = {
         row.id: {
             "duration": row.duration,
-            "wav": _locate(row, data_root),
+            "wav": sys.intern(_locate(row, data_root)),  # once for all parts of a file
             "spk_id": row.spk_id,
             "wrd": row.wrd,
+            "start": row.start,
+            "stop": row.stop,
         }
         for row in rows
     }
     dataset = DynamicItemDataset(data)
-    dataset.add_dynamic_item(reader, takes=["wav", "id"], provides="sig")
+    dataset.add_dynamic_item(reader, takes=["wav", "id", "start", "stop"], provides="sig")
     if tokenizer is None:
         dataset.set_output_keys(["id", "sig", "duration"])
         return dataset

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from summarymixing_modules.data.files import write_atomically
@@ -16,6 +16,7 @@ from summarymixing_modules.errors import InputError
 DATA_ROOT = "$data_root"
 
 _COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
+_PART_COLUMNS = ("start", "stop")  # only in manifests of parts of files
 
 
 class ManifestError(InputError):
@@ -32,6 +33,8 @@ class Row:
         wav: audio path, relative to the corpus and starting with `DATA_ROOT`.
         spk_id: speaker, as SpeechBrain's recipe for the corpus names it.
         wrd: transcript.
+        start: first sample of the file that belongs to the utterance.
+        stop: one past its last sample; None is the end of the file.
     """
 
     id: str
@@ -39,14 +42,20 @@ class Row:
     wav: str
     spk_id: str
     wrd: str
+    start: int = 0
+    stop: int | None = None
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
-    """Write a manifest in one step."""
+    """Write a manifest in one step; with start and stop if an utterance is a part of a file."""
+    rows = list(rows)
+    parts = any(row.start or row.stop is not None for row in rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(astuple(row) for row in rows)
+    writer.writerow(_COLUMNS + _PART_COLUMNS if parts else _COLUMNS)
+    for row in rows:
+        place = (row.start, "" if row.stop is None else row.stop) if parts else ()
+        writer.writerow((row.id, row.duration, row.wav, row.spk_id, row.wrd, *place))
     write_atomically(path, text.getvalue())
 
 
@@ -54,8 +63,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
     """Read a manifest back.
 
     Raises:
-        ManifestError: it is missing, lacks a column, holds a duration that is no number, or the
-            same ID twice.
+        ManifestError: it is missing, lacks a column, holds a duration, start or stop that is no
+            number, or the same ID twice.
     """
     if not Path(path).is_file():
         raise ManifestError(f"{path}: no such manifest: prepare the corpus first (--skip_prep off)")
@@ -80,7 +89,20 @@ def _parse(path: str | os.PathLike[str], line: int, record: dict[str, str]) -> R
         raise ManifestError(
             f"{path}:{line}: the duration {record['duration']!r} is not a number of seconds"
         ) from err
-    return Row(record["ID"], duration, record["wav"], record["spk_id"], record["wrd"])
+    start, stop = (_parse_sample(path, line, record, name) for name in _PART_COLUMNS)
+    texts = (record["wav"], record["spk_id"], record["wrd"])
+    return Row(record["ID"], duration, *texts, start=start or 0, stop=stop)
+
+
+def _parse_sample(
+    path: str | os.PathLike[str], line: int, record: dict[str, str], name: str
+) -> int | None:
+    text = record.get(name)
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise ManifestError(f"{path}:{line}: the {name} {text!r} is not a number of samples")
+    return int(text)
 
 
 def merge_manifests(paths: Sequence[Path], merged: Path) -> None:

@@ -15,6 +15,7 @@ from speechbrain.nnet.normalization import LayerNorm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from summarymixing_modules.encoders.checkpointing import run_layer
 from summarymixing_modules.mixers import mixer_spec
 
 
@@ -96,6 +97,8 @@ class MixerEncoder(nn.Module):
         attention_type: name of the mixer in the layers.
         output_hidden_states: also return the input and the output of every layer.
         layerdrop_prob: probability of leaving a layer out of a training step.
+        activation_checkpointing: keep of every layer its input only, and compute the rest again in
+            the backward pass: less memory, more time.
     """
 
     def __init__(
@@ -106,11 +109,13 @@ class MixerEncoder(nn.Module):
         attention_type: str,
         output_hidden_states: bool,
         layerdrop_prob: float,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.attention_type = attention_type
         self.output_hidden_states = output_hidden_states
         self.layerdrop_prob = layerdrop_prob
+        self.activation_checkpointing = activation_checkpointing
         self.layers = nn.ModuleList(make_layer() for _ in range(num_layers))
         self.norm = LayerNorm(d_model, eps=1e-6)
         self.positions = mixer_spec(attention_type).capabilities.positions
@@ -154,7 +159,9 @@ class MixerEncoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if index in dropped:
                 continue
-            output, weight = layer(
+            output, weight = run_layer(
+                layer,
+                self.activation_checkpointing,
                 output,
                 src_key_padding_mask=src_key_padding_mask,
                 pos_embs=pos_embs,

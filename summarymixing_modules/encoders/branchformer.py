@@ -163,6 +163,8 @@ class BranchformerEncoder(MixerEncoder):
             gate_activation, use_linear_after_conv, merge: see ``BranchformerEncoderLayer``.
         output_hidden_states: also return the input and the output of every layer.
         layerdrop_prob: probability of leaving a layer out of a training step.
+        activation_checkpointing: compute activations again in the backward pass instead of keeping
+            them.
         **mixer_options: options of the mixer.
     """
 
@@ -181,6 +183,7 @@ class BranchformerEncoder(MixerEncoder):
         merge: str = "paper",
         output_hidden_states: bool = False,
         layerdrop_prob: float = 0.0,
+        activation_checkpointing: bool = False,
         **mixer_options: Any,
     ) -> None:
         def make_layer() -> BranchformerEncoderLayer:
@@ -199,5 +202,11 @@ class BranchformerEncoder(MixerEncoder):
             )
 
         super().__init__(
-            make_layer, num_layers, d_model, attention_type, output_hidden_states, layerdrop_prob
+            make_layer,
+            num_layers,
+            d_model,
+            attention_type,
+            output_hidden_states,
+            layerdrop_prob,
+            activation_checkpointing,
         )

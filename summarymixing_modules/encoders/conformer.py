@@ -112,6 +112,8 @@ class ConformerEncoder(MixerEncoder):
             see ``ConformerEncoderLayer``.
         output_hidden_states: also return the input and the output of every layer.
         layerdrop_prob: probability of leaving a layer out of a training step.
+        activation_checkpointing: compute activations again in the backward pass instead of keeping
+            them.
         **mixer_options: options of the mixer.
 
     Example:
@@ -134,6 +136,7 @@ class ConformerEncoder(MixerEncoder):
         attention_type: str = "SummaryMixing",
         output_hidden_states: bool = False,
         layerdrop_prob: float = 0.0,
+        activation_checkpointing: bool = False,
         **mixer_options: Any,
     ) -> None:
         def make_layer() -> ConformerEncoderLayer:
@@ -151,5 +154,11 @@ class ConformerEncoder(MixerEncoder):
             )
 
         super().__init__(
-            make_layer, num_layers, d_model, attention_type, output_hidden_states, layerdrop_prob
+            make_layer,
+            num_layers,
+            d_model,
+            attention_type,
+            output_hidden_states,
+            layerdrop_prob,
+            activation_checkpointing,
         )

@@ -28,6 +28,7 @@ from speechbrain.nnet.normalization import BatchNorm1d, LayerNorm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from summarymixing_modules.encoders.checkpointing import run_layer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_spec
 from summarymixing_modules.ops.chunks import accumulation_dtype
@@ -123,6 +124,8 @@ class ContextNet(nn.Module):
         alpha: factor of ``conv_channels``.
         dropout: after every block.
         activation: class.
+        activation_checkpointing: compute the activations of the blocks again in the backward pass
+            instead of keeping them.
 
     Raises:
         InputError: an even kernel, or not one width and one stride for every block.
@@ -141,8 +144,10 @@ class ContextNet(nn.Module):
         alpha: float = 1.0,
         dropout: float = 0.15,
         activation: type[nn.Module] = Swish,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         if kernel_size % 2 == 0:
             raise InputError(f"kernel_size={kernel_size} of ContextNet must be odd.")
         if conv_channels is None:
@@ -215,7 +220,8 @@ class ContextNet(nn.Module):
         x = self._convolve("start", x, frames)
         yield x, frames
         for index in range(self.num_blocks):
-            x, frames = self.get_submodule(f"block_{index}")(x, frames)
+            block = self.get_submodule(f"block_{index}")
+            x, frames = run_layer(block, self.activation_checkpointing, x, frames)
             yield x, frames
         yield self._convolve("end", x, frames), frames
 
@@ -235,8 +241,8 @@ class ContextNetEncoder(nn.Module):
 
     Args:
         d_model: features D of the input and of the output; 640 in the paper.
-        num_blocks, conv_channels, kernel_size, num_layers, inner_dim, alpha, dropout, activation:
-            see ``ContextNet``.
+        num_blocks, conv_channels, kernel_size, num_layers, inner_dim, alpha, dropout, activation,
+            activation_checkpointing: see ``ContextNet``.
         attention_type: must be "cnnonly".
         output_hidden_states: also return the input and the output of every stage (first
             convolution, blocks, last convolution); their widths differ.
@@ -261,6 +267,7 @@ class ContextNetEncoder(nn.Module):
         activation: type[nn.Module] = Swish,
         attention_type: str = "cnnonly",
         output_hidden_states: bool = False,
+        activation_checkpointing: bool = False,
         **mixer_options: Any,
     ) -> None:
         super().__init__()
@@ -288,6 +295,7 @@ class ContextNetEncoder(nn.Module):
             alpha,
             dropout,
             activation,
+            activation_checkpointing,
         )
         self.norm = LayerNorm(d_model, eps=1e-6)
 

@@ -138,6 +138,8 @@ class TransformerEncoder(MixerEncoder):
         nhead, d_ffn, d_model, dropout, activation, normalize_before, causal, attention_type: see
             ``TransformerEncoderLayer``.
         layerdrop_prob: probability of leaving a layer out of a training step.
+        activation_checkpointing: compute activations again in the backward pass instead of keeping
+            them.
         output_hidden_states: also return the input and the output of every layer.
         **mixer_options: options of the mixer.
 
@@ -160,6 +162,7 @@ class TransformerEncoder(MixerEncoder):
         layerdrop_prob: float = 0.0,
         attention_type: str = "SummaryMixing",
         output_hidden_states: bool = False,
+        activation_checkpointing: bool = False,
         **mixer_options: Any,
     ) -> None:
         def make_layer() -> TransformerEncoderLayer:
@@ -176,5 +179,11 @@ class TransformerEncoder(MixerEncoder):
             )
 
         super().__init__(
-            make_layer, num_layers, d_model, attention_type, output_hidden_states, layerdrop_prob
+            make_layer,
+            num_layers,
+            d_model,
+            attention_type,
+            output_hidden_states,
+            layerdrop_prob,
+            activation_checkpointing,
         )

@@ -82,7 +82,7 @@ def decoder_of(model: nn.Module) -> Decoder:
     Raises:
         InputError: a model that nobody has written one for.
     """
-    decoder = DECODERS.get(type(model))
+    decoder = next((DECODERS[cls] for cls in type(model).__mro__ if cls in DECODERS), None)
     if decoder is None:
         known = ", ".join(cls.__name__ for cls in DECODERS)
         raise InputError(f"a {type(model).__name__} cannot be decoded. Known: {known}.")

@@ -202,15 +202,10 @@ class Recognizer:
         return Transcript(recording.path, recording.samples / rate, text, words)
 
 
-@torch.inference_mode()
 def frame_seconds(bundle: LoadedBundle) -> float:
     """Seconds between two frames of a model's output."""
-    bands, frames = bundle.features.compute_fbanks.n_mels, 1024
-    device = next(bundle.model.parameters()).device
-    lengths_B = torch.tensor([frames], device=device)
-    frontend = bundle.model.get_submodule("frontend")
-    _, strided_B = frontend(torch.zeros(1, frames, bands, device=device), lengths_B)
-    return round(frames / int(strided_B)) * bundle.hop_length / bundle.sample_rate
+    subsampling = int(bundle.model.frontend.subsampling)  # type: ignore[union-attr, arg-type]
+    return subsampling * bundle.hop_length / bundle.sample_rate
 
 
 def use_device(bundle: LoadedBundle, name: str) -> torch.device:

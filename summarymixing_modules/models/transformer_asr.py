@@ -75,6 +75,8 @@ class TransformerASR(stock.TransformerASR):
         decoder_nhead: heads of the decoder, cross-attention included; None = ``nhead``.
         contextnet_options: ``conv_channels``, ``kernel_size``, ``num_layers``, ``inner_dim`` and
             ``alpha`` of ``ContextNetEncoder``.
+        activation_checkpointing: keep of every encoder layer its input only, and compute the rest
+            again in the backward pass: less memory, more time.
 
     Raises:
         InputError: unknown ``encoder_module``, or one that cannot do what is asked of it.
@@ -109,6 +111,7 @@ class TransformerASR(stock.TransformerASR):
         decoder_mixer_options: Mapping[str, Any] | None = None,
         decoder_nhead: int | None = None,
         contextnet_options: Mapping[str, Any] | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         # SpeechBrain makes what is around the encoder: a name that it does not know leaves that to
         # us, and "regularMHA" makes nothing. Positions are made when they are needed, for any
@@ -161,6 +164,7 @@ class TransformerASR(stock.TransformerASR):
             dropout=dropout,
             attention_type=attention_type,
             output_hidden_states=output_hidden_states,
+            activation_checkpointing=activation_checkpointing,
             **depth,
             **own[encoder_module],
             **(mixer_options or {}),

@@ -277,11 +277,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_y_BTE, grad_last_BNE, _ = grads
-    x_BTE = ctx.saved_tensors[0]
+    saved = ctx.saved_tensors  # activation checkpointing gives them once
     if grad_y_BTE is None:
-        grad_y_BTE = torch.zeros_like(x_BTE)
+        grad_y_BTE = torch.zeros_like(saved[0])
     found = torch.ops.summarymixing.selective_scan_backward(
-        grad_y_BTE, grad_last_BNE, *ctx.saved_tensors, ctx.tile
+        grad_y_BTE, grad_last_BNE, *saved, ctx.tile
     )
     return *found, *[None] * (9 - len(found))
 

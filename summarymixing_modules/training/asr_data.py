@@ -88,7 +88,7 @@ def load_librispeech(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRDa
         hparams["output_neurons"],
         bos_eos,
     )
-    data = _build(hparams, manifests, tokenizer)
+    data = build_data(hparams, manifests.train, manifests.valid, manifests.test, tokenizer)
     return ASRData(data.datasets, data.train_loader, data.eval_loader, tokenizer)
 
 
@@ -101,16 +101,33 @@ def load_librispeech_audio(hparams: Mapping[str, Any]) -> AudioData:
     Raises:
         InputError: see ``prepare_librispeech`` and ``make_datasets``.
     """
-    return _build(hparams, _prepare(hparams), None)
+    manifests = _prepare(hparams)
+    return build_data(hparams, manifests.train, manifests.valid, manifests.test)
 
 
-def _build(
-    hparams: Mapping[str, Any], manifests: LibriSpeechManifests, tokenizer: Tokenizer | None
+def build_data(
+    hparams: Mapping[str, Any],
+    train: Path,
+    valid: Path,
+    test: Mapping[str, Path],
+    tokenizer: Tokenizer | None = None,
 ) -> AudioData:
+    """Datasets and loaders of the manifests of any corpus.
+
+    Args:
+        hparams: with the ``AUDIO_KEYS``.
+        train: training manifest.
+        valid: validation manifest.
+        test: name → test manifest.
+        tokenizer: maps transcripts to tokens; None for audio alone.
+
+    Raises:
+        InputError: see ``make_datasets``.
+    """
     datasets = make_datasets(
-        manifests.train,
-        manifests.valid,
-        manifests.test,
+        train,
+        valid,
+        test,
         hparams["data_folder"],
         tokenizer,
         Path(hparams["output_folder"]) / "bad_audio.csv",

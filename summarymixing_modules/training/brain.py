@@ -49,7 +49,8 @@ class SafeBrain(SafeStepBrain):
 
     Raises:
         TypeError: the checkpointer is not an AtomicCheckpointer.
-        ValueError: more than one scheduler, or a ``curve_interval`` below 1.
+        ValueError: more than one scheduler, a ``curve_interval`` below 1, or a ``log_interval``
+            that is no multiple of it.
     """
 
     known_keys: ClassVar[frozenset[str]] = frozenset(
@@ -57,6 +58,7 @@ class SafeBrain(SafeStepBrain):
             "avg_checkpoints",  # evaluate the mean of this many checkpoints
             "curve_interval",  # optimizer steps between two points of the curves
             "init_from",  # output_folder of a run whose weights to start from; null for none
+            "log_interval",  # optimizer steps between two lines of the log; 10 × curve_interval
             "output_folder",
             "sample_rate",  # Hz, of the audio `batch.sig`
             "seed",

@@ -65,7 +65,8 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
     checks are made before anything is built or written.
 
     A file that starts with ``base: x.yaml`` is a variant of the recipe x.yaml: it holds nothing but
-    keys of x.yaml with other values. The command line wins over both.
+    keys of x.yaml with other values, and ``known_keys`` that x.yaml lacks. The command line wins
+    over both.
 
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).
@@ -84,8 +85,8 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
         raise ConfigError("Give the recipe's YAML file first: train.py hparams/x.yaml --key=value")
     if argv[0] in ("-h", "--help"):
         sb.parse_arguments(list(argv))  # prints the run options and exits
-    source = read_recipe(Path(argv[0]))
-    overrides = read_overrides(argv[1:], source.tree)
+    source = read_recipe(Path(argv[0]), known_keys)
+    overrides = read_overrides(argv[1:], {**source.tree, **source.changes})
     check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})
     _, run_opts, override_text = sb.parse_arguments(list(argv))
     override_text = source.overrides(override_text)
@@ -93,7 +94,8 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
     _check_backend(run_opts)
     ddp_init_group(run_opts)
     with source.written_in.open(encoding="utf-8") as stream:
-        hparams = load_hyperpyyaml(stream, override_text)
+        # Keys that the file lacks have been checked: they are additions of a variant.
+        hparams = load_hyperpyyaml(stream, override_text, overrides_must_match=False)
     _make_output_folder(hparams, source.written_in, override_text, run_opts)
     return Recipe(hparams, run_opts, overrides, source.file)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-PERCENT = ("WER", "CER", "SER", "EER", "ACC", "ACCURACY", "MOST_FREQUENT")
+PERCENT = ("WER", "CER", "SER", "EER", "ACC", "ACCURACY", "MOST_FREQUENT", "CHANCE")
 
 
 def plot_curves(history: TrainHistory, file: Path, title: str) -> None:
@@ -44,7 +44,8 @@ def plot_curves(history: TrainHistory, file: Path, title: str) -> None:
     loss.set_ylabel("loss")
     names = _metric_names(history)
     _epochs(metric, history, "valid", names, COLOURS)
-    metric.set_ylabel(", ".join(f"{n} (%)" if n.upper() in PERCENT else n for n in names))
+    labels = [f"{name} (%)" if name.upper() in PERCENT else name for name in names]
+    metric.set_ylabel(", ".join(labels) if len(labels) <= 3 else "validation metrics")
     _line(rate, steps, history.curves["lr"], None, COLOURS[0])
     rate.set_ylabel("learning rate")
     _line(norm, steps, history.curves["grad_norm"], None, COLOURS[0])
@@ -81,7 +82,8 @@ def _epochs(
         points = [point for point in points if math.isfinite(point[1])]
         if points:
             colour = colours[index % len(colours)]
-            label = f"train {name}, epoch mean" if part == "train" else f"validation {name}"
+            unit = " (%)" if name.upper() in PERCENT else ""
+            label = f"train {name}, epoch mean" if part == "train" else f"validation {name}{unit}"
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", ms=4, label=label)
 
 

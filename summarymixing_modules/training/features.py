@@ -12,7 +12,8 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor
 
-from summarymixing_modules.models.ctc import feature_lengths
+from summarymixing_modules.models.normalization import inner_share
+from summarymixing_modules.models.valid_frontend import real_frames
 from summarymixing_modules.training.brain import SafeBrain
 
 
@@ -24,7 +25,7 @@ class FeatureBrain(SafeBrain):
     """
 
     known_keys: ClassVar[frozenset[str]] = SafeBrain.known_keys | {
-        "compute_features",  # samples → filterbanks
+        "compute_features",  # samples → filterbanks, or the samples themselves
         "wav_augment",  # on samples; null for none
         "fea_augment",  # on filterbanks; null for none
         "dynchunktrain_config_sampler",  # draws chunk settings; null for full context
@@ -36,7 +37,7 @@ class FeatureBrain(SafeBrain):
     def features(
         self, samples_BL: Tensor, share_B: Tensor, stage: sb.Stage
     ) -> tuple[Tensor, Tensor]:
-        """Normalised, in training augmented, filterbanks (B, T, F) and their lengths in frames.
+        """Normalised, in training augmented, features (B, T, F) and their lengths in frames.
 
         Args:
             samples_BL: padded audio.
@@ -49,12 +50,25 @@ class FeatureBrain(SafeBrain):
         with torch.no_grad():
             features_BTF = self.hparams.compute_features(samples_BL)
         frames = features_BTF.shape[1]
-        hop = self.hparams.compute_features.compute_STFT.hop_length
-        lengths_B = feature_lengths((share_B * samples_BL.shape[1]).round().long(), hop, frames)
-        features_BTF = self.modules.normalize(features_BTF, lengths_B / frames, epoch=self.epoch)
+        samples_B = (share_B * samples_BL.shape[1]).round().long()
+        lengths_B = real_frames(self.hparams.compute_features, samples_B, frames)
+        shares_B = inner_share(lengths_B, frames)
+        features_BTF = self.modules.normalize(features_BTF, shares_B, epoch=self.epoch)
         if train and self.option("fea_augment") is not None:
             features_BTF, _ = self.hparams.fea_augment(features_BTF, lengths_B / frames)
         return features_BTF, lengths_B
+
+    def batch_frames(self, batch: Any) -> float:
+        """Frames that the encoder reads of the audio, to one or two per utterance."""
+        model = getattr(self.modules, "model", None)
+        subsampling = getattr(
+            getattr(getattr(model, "module", model), "frontend", None), "subsampling", 0
+        )
+        if not subsampling:
+            return 0.0
+        filterbanks = getattr(self.hparams.compute_features, "compute_STFT", None)
+        hop = 1 if filterbanks is None else filterbanks.hop_length
+        return self.batch_seconds(batch)[0] * self.hparams.sample_rate / (hop * subsampling)
 
     def chunk_config(self, stage: sb.Stage) -> DynChunkTrainConfig | None:
         """The chunk settings drawn for this batch; None = full context."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ TOTALS = (
     "data_seconds",  # waiting for batches
     "compute_seconds",  # forward and backward passes
     "optimizer_seconds",
+    "forward_seconds",  # of the compute seconds, loss included
+    "backward_seconds",
+    "frames",  # of the encoder, or tokens, trained on, on this rank, without padding
+    "measured_steps",  # optimizer steps since forward_seconds, backward_seconds and frames exist
     "total_seconds",  # wall clock of the processes, set-up and evaluations included
     "audio_seconds",  # trained on, on this rank, without padding
     "padded_seconds",  # the same with padding
@@ -29,6 +33,20 @@ TOTALS = (
 )
 
 
+#: What an optimizer step takes and how long, in the mean since the last point of the curves.
+PER_STEP = (
+    "audio_hours",  # of all ranks, without padding
+    "frames",  # likewise
+    "padding_share",
+    "data_seconds",
+    "forward_seconds",
+    "backward_seconds",
+    "optimizer_seconds",
+)
+_SUMMED = ("audio_seconds", "padded_seconds", "frames")  # over the ranks
+_SECONDS = tuple(name for name in PER_STEP if name.endswith("_seconds"))
+
+
 @register_checkpoint_hooks
 class TrainHistory:
     """Curves and totals of a run, across all its interruptions (rank 0's).
@@ -36,26 +54,37 @@ class TrainHistory:
     Attributes:
         curves: "step" (optimizer steps), "loss" (mean since the last point), "lr" and "grad_norm"
             (before clipping), each a list with one value per `interval` optimizer steps.
+        per_step: `PER_STEP`, each a list with a value for every point of the curves; NaN for points
+            that an earlier version of this package made.
         epochs: what each epoch's end reported, in order.
         totals: sums over the whole run; see `TOTALS`.
         last_step: number of the last optimizer step.
 
     Args:
         interval: optimizer steps between two points of the curves.
+        sum_over_ranks: adds up each of some numbers over the ranks. It is called at the points
+            only, which all ranks reach together.
 
     Raises:
         ValueError: the interval is below 1.
     """
 
-    def __init__(self, interval: int = 10) -> None:
+    def __init__(
+        self,
+        interval: int = 10,
+        sum_over_ranks: Callable[[list[float]], Sequence[float]] = list,
+    ) -> None:
         if interval < 1:
             raise ValueError(f"curve_interval must be at least 1 optimizer step, not {interval}.")
         self.interval = interval
+        self._sum_over_ranks = sum_over_ranks
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.per_step: dict[str, list[float]] = {name: [] for name in PER_STEP}
         self.epochs: list[dict[str, Any]] = []
         self.totals = dict.fromkeys(TOTALS, 0.0)
         self.last_step = 0
         self._losses: list[float] = []  # since the last point
+        self._at_point = dict(self.totals)  # when the last point was made
         self._started = time.monotonic()
 
     def add_loss(self, loss: float) -> None:
@@ -66,11 +95,62 @@ class TrainHistory:
     def add_step(self, step: int, lr: float, grad_norm: float) -> None:
         """Add an optimizer step; it becomes a point of the curves at every interval."""
         self.last_step = step
+        self.totals["measured_steps"] += 1
         if step % self.interval == 0 and self._losses:
             loss = sum(self._losses) / len(self._losses)
             for name, value in zip(CURVES, (step, loss, lr, grad_norm), strict=True):
                 self.curves[name].append(value)
             self._losses = []
+            for name, value in self._since_last_point().items():
+                self.per_step[name].append(value)
+
+    def _since_last_point(self) -> dict[str, float]:
+        """`PER_STEP` in the mean since the last point, which becomes now."""
+        new = {name: total - self._at_point[name] for name, total in self.totals.items()}
+        self._at_point = dict(self.totals)
+        return self._means(new, self._sum_over_ranks([new[name] for name in _SUMMED]))
+
+    def step_means(self) -> dict[str, float]:
+        """`PER_STEP` in the mean over the whole run; call it on every rank.
+
+        NaN is what no step was measured for.
+        """
+        summed = self._sum_over_ranks([self.totals[name] for name in _SUMMED])
+        means = self._means({**self.totals, "measured_steps": self.last_step}, summed)
+        measured = self.totals["measured_steps"] or math.nan
+        for name in ("frames", "forward_seconds", "backward_seconds"):
+            means[name] *= self.last_step / measured
+        return means
+
+    @staticmethod
+    def _means(sums: Mapping[str, float], summed: Sequence[float]) -> dict[str, float]:
+        audio, padded, frames = summed
+        steps = sums["measured_steps"] or math.nan
+        means = {"audio_hours": audio / 3600 / steps, "frames": frames / steps}
+        means["padding_share"] = 1 - audio / padded if padded else math.nan
+        return means | {name: sums[name] / steps for name in _SECONDS}
+
+    def describe_last(self, steps: int, frame_unit: str) -> str:
+        """The means of the points of the last optimizer steps, as one line of a log.
+
+        Args:
+            steps: how many, a multiple of the interval.
+            frame_unit: what the frames are: "frames" or "tokens".
+        """
+        points = max(1, steps // self.interval)
+        last = {
+            name: sum(values[-points:]) / len(values[-points:])
+            for name, values in {**self.curves, **self.per_step}.items()
+        }
+        parts = [f"loss {last['loss']:.4g}", f"lr {self.curves['lr'][-1]:.1e}"]
+        hours, padding = last["audio_hours"], last["padding_share"]
+        if hours > 0:
+            audio = f"{hours:.2f} h" if hours >= 0.1 else f"{3600 * hours:.1f} s"
+            parts += [f"{audio} of audio", f"{100 * padding:.0f} % padding"]
+        if last["frames"] > 0:
+            parts.append(f"{last['frames']:.0f} {frame_unit}")
+        parts += [f"{last[name]:.2f} s {name.removesuffix('_seconds')}" for name in _SECONDS]
+        return f"step {self.last_step}: {', '.join(parts)}"
 
     def add_epoch(self, epoch: int, step: int, stats: Mapping[str, Any]) -> None:
         """Add what an epoch's end reports, with the totals up to there."""
@@ -95,6 +175,8 @@ class TrainHistory:
         self.count_time()
         state = {
             "curves": self.curves,
+            "per_step": self.per_step,
+            "at_point": self._at_point,
             "epochs": self.epochs,
             "totals": self.totals,
             "last_step": self.last_step,
@@ -110,28 +192,8 @@ class TrainHistory:
         self.curves = state["curves"]
         self.epochs = state["epochs"]
         self.totals = dict.fromkeys(TOTALS, 0.0) | state["totals"]
+        unknown = {name: [math.nan] * len(self.curves["step"]) for name in PER_STEP}
+        self.per_step = unknown | state.get("per_step", {})
+        self._at_point = dict(self.totals) | state.get("at_point", {})
         self.last_step = state["last_step"]
         self._losses = state["losses"]
-
-
-class StepClock:
-    """Splits the time of training among its parts, in a history's totals.
-
-    On a GPU the work is asynchronous: reading the loss waits for the forward pass, and reading the
-    gradient norm for the backward pass, so these two are exact; of the optimizer only the launch
-    is seen, and the rest counts as the next step's compute.
-    """
-
-    def __init__(self, history: TrainHistory) -> None:
-        self._history = history
-        self._last = time.monotonic()
-
-    def restart(self) -> None:
-        """Count from now: what came before belongs to none of the parts."""
-        self._last = time.monotonic()
-
-    def lap(self, part: str) -> None:
-        """Add the time since the last lap to a part: "data", "compute" or "optimizer"."""
-        now = time.monotonic()
-        self._history.totals[f"{part}_seconds"] += now - self._last
-        self._last = now

@@ -53,8 +53,14 @@ class LanguageModelBrain(SafeBrain):
 
     ranking: ClassVar[dict[str, str]] = {"min_key": "PPL"}
 
+    frame_unit: ClassVar[str] = "tokens"
     known_keys: ClassVar[frozenset[str]] = SafeBrain.known_keys | {"epoch_counter"}
     architecture_keys = ("d_model", "nhead", "num_layers", "d_ffn", "output_neurons")
+
+    def batch_frames(self, batch: Any) -> float:
+        """Tokens to predict, end marks included."""
+        tokens_BU, share_B = batch.tokens_eos
+        return float((share_B * tokens_BU.shape[1]).sum())
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> Tensor:
         """Scores (B, U, V) of the tokens that follow."""

@@ -75,8 +75,9 @@ def write_report(
 def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
     """Everything about a run but its results: model, cost, software, machine.
 
-    Seconds are wall clock over all interruptions; audio and padding are summed over the ranks (of
-    the part before an interruption, rank 0's is taken for all); memory is the largest of the ranks.
+    Seconds are wall clock over all interruptions; audio, frames and padding are summed over the
+    ranks (of the part before an interruption, rank 0's is taken for all); memory is the largest of
+    the ranks. ``per_step`` has the means of an optimizer step, see ``history.PER_STEP``.
     """
     history = brain.history
     parameters = list(brain.modules.parameters())
@@ -99,6 +100,7 @@ def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
         "train_seconds": history.train_seconds,
         "total_seconds": history.totals["total_seconds"],
         "seconds": {p: history.totals[f"{p}_seconds"] for p in ("data", "compute", "optimizer")},
+        "per_step": history.step_means(),
         "audio_hours_seen": audio / 3600,
         "padding_share": 1 - audio / padded if padded else None,
         "peak_memory_mb": _over_ranks(peak, brain.device, torch.distributed.ReduceOp.MAX),

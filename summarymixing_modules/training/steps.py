@@ -7,14 +7,16 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import ddp_all_reduce
 from speechbrain.utils.logger import get_logger
 
+from summarymixing_modules.training.clock import StepClock
 from summarymixing_modules.training.guard import StepGuard, is_empty
-from summarymixing_modules.training.history import StepClock, TrainHistory
+from summarymixing_modules.training.history import TrainHistory
 from summarymixing_modules.training.statistics import MovingStatistics
 
 logger = get_logger(__name__)
@@ -26,6 +28,9 @@ MIN_LOSS_SCALE = 1.0  # an fp16 overflow at or below this loss scale is no matte
 
 class SafeStepBrain(sb.Brain):
     """SpeechBrain's Brain with steps that cannot spoil the model; the lower half of `SafeBrain`."""
+
+    #: What `batch_frames` counts.
+    frame_unit: ClassVar[str] = "frames"
 
     def __init__(
         self,
@@ -41,8 +46,10 @@ class SafeStepBrain(sb.Brain):
         self.epoch = 0
         self.grad_norm = math.nan
         self.lr_scheduler = self._find_scheduler()
-        self.history = TrainHistory(int(getattr(self.hparams, "curve_interval", 10)))
-        self.clock = StepClock(self.history)
+        interval = int(getattr(self.hparams, "curve_interval", 10))
+        self.history = TrainHistory(interval, self._sum_over_ranks)
+        self.log_interval = self._find_log_interval(interval)
+        self.clock = StepClock(self.history, self.device)
         self.statistics = MovingStatistics(self.modules)
         folder = getattr(self.hparams, "output_folder", None)
         self.output_folder = Path(folder) if folder is not None else None
@@ -61,6 +68,10 @@ class SafeStepBrain(sb.Brain):
         samples_BL, lengths_B = batch.sig
         padded = samples_BL.shape[1] / float(rate)
         return padded * float(lengths_B.sum()), padded * samples_BL.shape[0]
+
+    def batch_frames(self, batch: Any) -> float:
+        """Frames that the encoder reads, or tokens, in a batch, without padding; 0 = unknown."""
+        return 0.0
 
     def schedule_learning_rate(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """Set the learning rate of the coming optimizer step, number ``optimizer_step + 1``.
@@ -111,7 +122,7 @@ class SafeStepBrain(sb.Brain):
         if done is not None:
             outputs, loss = done
             self.on_fit_batch_end(batch, outputs, loss, stepped)
-        self.clock.lap("compute")
+        self.clock.lap("optimizer" if stepped else "backward")
         return torch.tensor(math.nan) if done is None else loss.detach().cpu()
 
     def optimizers_step(self) -> bool:
@@ -129,15 +140,17 @@ class SafeStepBrain(sb.Brain):
         if self._gradients_are_bad():
             self.scaler.update()  # lowers the loss scale
             return False
-        self.clock.lap("compute")
+        self.clock.lap("backward")
         self.schedule_learning_rate(optimizers)
         for optimizer in optimizers.values():
             self.scaler.step(optimizer)
         self.scaler.update()
         self.optimizer_step += 1
         self.on_optimizer_step()
-        self.history.add_step(self.optimizer_step, self._learning_rate(), self.grad_norm)
         self.clock.lap("optimizer")
+        self.history.add_step(self.optimizer_step, self._learning_rate(), self.grad_norm)
+        if self.optimizer_step % self.log_interval == 0 and self.history.curves["step"]:
+            logger.info(self.history.describe_last(self.log_interval, self.frame_unit))
         return True
 
     def update_average(self, loss: torch.Tensor, avg_loss: float) -> float:
@@ -156,6 +169,7 @@ class SafeStepBrain(sb.Brain):
                 loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             # The ranks agree before any goes backward: DDP's backward pass waits for all of them.
             value = float(loss.detach())
+            self.clock.lap("forward")
             if self._spoils(not math.isfinite(value), f"loss is {value}", batch):
                 return None
             self.scaler.scale(loss / self.grad_accumulation_factor).backward()
@@ -163,6 +177,7 @@ class SafeStepBrain(sb.Brain):
         audio, padded = self.batch_seconds(batch)
         self.history.totals["audio_seconds"] += audio
         self.history.totals["padded_seconds"] += padded
+        self.history.totals["frames"] += self.batch_frames(batch)
         return outputs, loss
 
     def _spoils(self, fault: bool, reason: str, batch: Any = None) -> bool:
@@ -220,6 +235,22 @@ class SafeStepBrain(sb.Brain):
         if not torch.isfinite(loss):
             self.guard.report_evaluation(batch, f"loss is {loss}", stage.name, self.epoch)
         return loss
+
+    def _sum_over_ranks(self, values: list[float]) -> list[float]:
+        summed = ddp_all_reduce(
+            torch.tensor(values, device=self.device), torch.distributed.ReduceOp.SUM
+        )
+        return summed.tolist()
+
+    def _find_log_interval(self, curve_interval: int) -> int:
+        found = getattr(self.hparams, "log_interval", None)
+        interval = 10 * curve_interval if found is None else int(found)
+        if interval < 1 or interval % curve_interval:
+            raise ValueError(
+                f"log_interval={interval} must be a multiple of curve_interval={curve_interval}: "
+                "a line of the log is the mean of some points of the curves."
+            )
+        return interval
 
     def _find_scheduler(self) -> Any:
         found = [key for key in SCHEDULER_KEYS if getattr(self.hparams, key, None) is not None]

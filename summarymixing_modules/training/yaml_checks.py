@@ -3,7 +3,8 @@
 HyperPyYAML reports little: a key that nothing reads, or an override of an included file that this
 file does not have, does nothing and says nothing.
 
-A variant of a recipe is a short file: `base: other.yaml` and the keys of that file that change.
+A variant of a recipe is a short file: `base: other.yaml` and the keys of that file that change. The
+base may be a recipe for another corpus: what this corpus needs besides, its code reads by name.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class RecipeFile:
         file: the file that was asked for.
         written_in: the file with the whole recipe: ``file``, or what its key ``base`` names.
         tree: content of ``written_in``.
-        changes: keys to which a variant gives other values.
+        changes: keys to which a variant gives other values, and those that it adds.
     """
 
     file: Path
@@ -57,12 +58,17 @@ class RecipeFile:
         return text.getvalue()
 
 
-def read_recipe(file: Path) -> RecipeFile:
+def read_recipe(file: Path, known_keys: Collection[str] = ()) -> RecipeFile:
     """Read a recipe's YAML file, or a variant and the file it is based on; nothing is built.
 
+    Args:
+        file: the YAML file.
+        known_keys: top-level keys that code reads by name: a variant may add these to its base.
+
     Raises:
-        ConfigError: see `parse_yaml`; or a variant changes a key that its base does not have or
-            that is no plain value, or is based on another variant. Names key, files and remedy.
+        ConfigError: see `parse_yaml`; or a variant changes a key that its base does not have and
+            no code knows, or that is no plain value, or it is based on another variant. Names key,
+            files and remedy.
     """
     tree = parse_yaml(file)
     if _BASE not in tree:
@@ -78,10 +84,10 @@ def read_recipe(file: Path) -> RecipeFile:
             f"write '{_BASE}: {tree[_BASE]}' and the changes of both into {file.name}."
         )
     for key in changes:
-        if key not in tree:
+        if key not in tree and key not in known_keys:
             hint = did_you_mean(key, tree)
             raise ConfigError(f"{file} changes '{key}', a key that {base} does not have.{hint}")
-        if _tag(tree[key]) not in _FLAT_TAGS:
+        if _tag(tree.get(key)) not in _FLAT_TAGS:
             raise ConfigError(
                 f"{file} changes '{key}', but in {base} that is a block ({_tag(tree[key])}), of "
                 "which a variant cannot replace parts: change the plain values that it refers to."

@@ -210,12 +210,12 @@ def test_a_transducer_travels_and_streams(
     for path in speech:
         config = DynChunkTrainConfig(8, 2)
         texts = theirs.transcribe_file_streaming(str(path), config, use_torchaudio_streaming=False)
-        recognizer = StreamingRecognizer(*parts, 8, 2)
+        stream = StreamingRecognizer(*parts, 8, 2)
         samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
         # SpeechBrain's streams end with a chunk of silence.
         samples_1L = torch.cat([samples, torch.zeros(8 * 640)])[None]
-        expected, _ = recognizer.accept(samples_1L, recognizer.start())
-        assert ["".join(texts)] == expected
+        wanted, _ = stream.accept(samples_1L, stream.start())
+        assert ["".join(texts)] == wanted
 
 
 def test_a_decoder_travels(

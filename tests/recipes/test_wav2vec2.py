@@ -1,0 +1,163 @@
+"""The wav2vec 2.0 recipe: every YAML, sizes, resuming, two processes, collapse, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.training import wav2vec2
+from summarymixing_modules.training.yaml_checks import read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "LibriSpeech" / "SSL" / "wav2vec2"
+HPARAMS = RECIPE / "hparams"
+YAMLS = sorted(HPARAMS.glob("*.yaml"))
+SMALL = HPARAMS / "small.yaml"
+RunRecipe = Callable[..., dict[str, Any]]
+
+TINY = [
+    "--num_encoder_layers=1",
+    "--d_model=16",
+    "--nhead=2",
+    "--d_ffn=32",
+    "--kernel_size=7",
+    "--cnn_channels=32",
+    "--codes=8",
+    "--code_dim=8",
+    "--comparison_dim=8",
+    "--negatives=10",
+    "--num_workers=0",
+    "--max_batch_length=20",
+    "--num_buckets=2",
+    "--grad_accumulation_factor=1",
+    "--precision=fp32",
+    "--train_splits=[train-clean-100]",
+    "--avoid_if_shorter_than=0.5",
+    "--warmup_steps=2",
+]
+
+
+def tiny(*options: str) -> list[str]:
+    """TINY with other values."""
+    given = {option.split("=")[0] for option in options}
+    return [option for option in TINY if option.split("=")[0] not in given] + list(options)
+
+
+@pytest.mark.parametrize("hparams", YAMLS, ids=lambda path: path.stem)
+def test_every_yaml_trains_and_reports(hparams: Path, run_recipe: RunRecipe) -> None:
+    result = run_recipe(hparams, *TINY, "--training_steps=2")
+    metrics = result["metrics"]
+    assert result["optimizer_steps"] == 2 and np.isfinite(metrics["valid_loss"])
+    assert 0 <= metrics["valid_accuracy"] <= 100 and 100 / 11 <= metrics["valid_chance"] < 60
+    assert metrics["valid_contrastive"] > 0
+    assert 1 < metrics["valid_perplexity_1"] <= 8 and 1 < metrics["valid_perplexity_2"] <= 8
+    waveform = "waveform" in hparams.stem
+    assert result["architecture"]["frontend_type"] == ("waveform" if waveform else "mel")
+
+
+@pytest.mark.parametrize("attention_type", ["RoPEMHA", "regularMHA", "hypermixing", "mamba"])
+def test_other_mixers(attention_type: str, run_recipe: RunRecipe) -> None:
+    result = run_recipe(SMALL, *TINY, f"--attention_type={attention_type}", "--debug")
+    assert np.isfinite(result["metrics"]["valid_loss"])
+
+
+@pytest.mark.parametrize(
+    ("yaml", "options", "millions"),
+    [
+        ("base", "", 154.8),
+        ("base", "attention_type: regularMHA", 165.3),
+        ("base", "attention_type: regularMHA\nmatched_to: SummaryMixing", 154.8),
+        ("base_80m", "", 80.0),
+        ("large_329m", "", 329.0),
+        ("base_waveform", "", 158.1),
+        ("small", "", 2.9),
+    ],
+)
+def test_models_have_the_published_sizes(
+    yaml: str, options: str, millions: float, tmp_path: Path
+) -> None:
+    recipe = read_recipe(HPARAMS / f"{yaml}.yaml")
+    folders = f"data_folder: {tmp_path}\noutput_folder: {tmp_path}\n"
+    with torch.device("meta"), recipe.written_in.open() as stream:
+        model = load_hyperpyyaml(stream, recipe.overrides(folders + options))["model"]
+    found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    # Widths come in steps of the heads: a matched one is within 1 %.
+    assert abs(found / millions - 1) < (0.01 if "matched_to" in options else 0.005)
+
+
+def test_learns_to_tell_frames_apart(run_recipe: RunRecipe) -> None:
+    few = ["--d_model=32", "--training_steps=60", "--warmup_steps=10", "--lr=0.005"]
+    easy = ["--mask_prob=0.4", "--mask_length=2"]  # the neighbours say nearly all
+    metrics = run_recipe(SMALL, *tiny(*few, *easy))["metrics"]
+    assert metrics["valid_accuracy"] > metrics["valid_chance"] + 5
+
+
+def test_a_resumed_run_has_the_temperature_of_its_step(
+    run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[int, float]] = []
+
+    def note(self: Any, batch: Any, should_step: bool) -> None:
+        used.append((self.optimizer_step, self.model.quantiser.temperature))
+
+    monkeypatch.setattr(wav2vec2.Wav2Vec2Brain, "on_fit_batch_start", note)
+    options = [*TINY, "--temperature_decay=0.9", "--training_steps=4"]
+    run_recipe(SMALL, *options, "--optimizer_step_limit=2")
+    finished = run_recipe(SMALL, *options)
+    steps = [step for step, _ in used]
+    assert {0, 1, 2, 3} <= set(steps) and steps == sorted(steps)
+    assert all(temperature == pytest.approx(2 * 0.9**step) for step, temperature in used)
+    again = run_recipe(SMALL, *options)
+    assert finished["optimizer_steps"] == 4 and again["metrics"] == finished["metrics"]
+
+
+def test_two_processes(corpus: Path, tmp_path: Path) -> None:
+    """Layers dropped on one process and not on the other."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(RECIPE / "train.py"), str(SMALL), *tiny("--num_encoder_layers=3")]
+    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
+    command += ["--distributed_backend=gloo", "--training_steps=3", "--noprogressbar"]
+    command += ["--layerdrop_prob=0.5", "--loss_reduction=sum", "--max_grad_norm=100"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["optimizer_steps"] == 3 and result["world_size"] == 2
+
+
+def test_a_collapse_is_told(
+    run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(wav2vec2, "COLLAPSED", 100.0)  # more than any codebook of eight has
+    run_recipe(SMALL, *TINY, "--training_steps=1", f"--output_folder={tmp_path}")
+    log = (tmp_path / "log.txt").read_text()
+    assert "perplexity_1 is" in log and "perplexity_2 is" in log and "--diversity_weight" in log
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--frontend_type=mfcc", "frontend_type 'mfcc'.*mel or waveform"),
+        ("--mask_length=1", "mask_length=1 must be at least 2"),
+        ("--mask_prob=1.5", "mask_prob=1.5"),
+        ("--loss_reduction=max", "sum or mean"),
+        ("--temperature_min=3", "temperature >= temperature_min"),
+        ("--code_dim=9", "code_dim=9 must be a multiple of codebooks=2"),
+    ],
+)
+def test_bad_settings_are_told(option: str, message: str, run_recipe: RunRecipe) -> None:
+    with pytest.raises(InputError, match=message):
+        run_recipe(SMALL, *tiny(option), "--debug")
