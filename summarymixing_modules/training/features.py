@@ -60,15 +60,13 @@ class FeatureBrain(SafeBrain):
 
     def batch_frames(self, batch: Any) -> float:
         """Frames that the encoder reads of the audio, to one or two per utterance."""
-        model = getattr(self.modules, "model", None)
-        subsampling = getattr(
-            getattr(getattr(model, "module", model), "frontend", None), "subsampling", 0
-        )
-        if not subsampling:
+        seconds, _ = self.batch_seconds(batch)
+        subsampling = getattr(getattr(self.model, "frontend", None), "subsampling", 0)
+        if not (seconds and subsampling):
             return 0.0
-        filterbanks = getattr(self.hparams.compute_features, "compute_STFT", None)
+        filterbanks = getattr(self.option("compute_features"), "compute_STFT", None)
         hop = 1 if filterbanks is None else filterbanks.hop_length
-        return self.batch_seconds(batch)[0] * self.hparams.sample_rate / (hop * subsampling)
+        return seconds * self.hparams.sample_rate / (hop * subsampling)
 
     def chunk_config(self, stage: sb.Stage) -> DynChunkTrainConfig | None:
         """The chunk settings drawn for this batch; None = full context."""
