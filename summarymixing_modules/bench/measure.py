@@ -27,13 +27,24 @@ class Timing:
         """The middle round."""
         return statistics.median(self.seconds)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the rounds is below the first, a quarter above the second."""
+        if len(self.seconds) == 1:
+            return self.seconds[0], self.seconds[0]
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return low, high
+
     def __str__(self) -> str:
         low, high = min(self.seconds), max(self.seconds)
         return f"{1e3 * self.median:.1f} ms ({1e3 * low:.1f}–{1e3 * high:.1f})"
 
 
 def time_interleaved(
-    cases: Mapping[str, Callable[[], object]], rounds: int = 7, warm_up: int = 1
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    warm_up: int = 1,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Timing]:
     """Times cases in turn, A B A B …, so that ratios hold while the machine's speed drifts.
 
@@ -41,6 +52,7 @@ def time_interleaved(
         cases: name → what to time.
         rounds: counted runs of each.
         warm_up: runs before those.
+        device: where they run; a CUDA device is timed by its own clock.
 
     Returns:
         the timing of each case.
@@ -48,13 +60,27 @@ def time_interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warm_up + rounds):
         for name, run in cases.items():
-            _synchronise()
-            started = time.perf_counter()
-            run()
-            _synchronise()
+            taken = seconds_of(run, device)
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def seconds_of(run: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds that ``run`` takes: wall clock, or between two events on a CUDA device's stream."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3  # it counts milliseconds
 
 
 def paired_ratio(timings: Mapping[str, Timing], slow: str, fast: str) -> float:
@@ -85,6 +111,22 @@ def kept_bytes(forward: Callable[[], Tensor], module: nn.Module) -> int:
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     del output
     return sum(kept.values())
+
+
+def peak_memory(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Most bytes that ``run`` takes at one time beside those that were taken before.
+
+    On a CUDA device what its allocator says, scratch memory included; else ``peak_bytes``.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return peak_bytes(run)
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
@@ -132,8 +174,3 @@ def log_log_slope(lengths: Sequence[int], values: Sequence[float]) -> float:
     x_mean, y_mean = statistics.fmean(xs), statistics.fmean(ys)
     over = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
     return over / sum((x - x_mean) ** 2 for x in xs)
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

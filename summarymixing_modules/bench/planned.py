@@ -1,0 +1,178 @@
+"""A recipe read for planning: its settings, and its model without memory. Nothing is launched."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from torch import nn
+
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import Mixer
+from summarymixing_modules.models.acoustic import AcousticEncoder
+from summarymixing_modules.models.widths import count_parameters, without_memory
+from summarymixing_modules.training.options import RUN_OPTIONS, read_overrides
+from summarymixing_modules.training.yaml_checks import RecipeFile, check_yaml, read_recipe
+
+PLACEHOLDER = "!PLACEHOLDER"
+NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at
+AUGMENTATION = ("augmentation", "wav_augment", "fea_augment")  # cannot be built without memory
+
+
+@dataclass(frozen=True)
+class PlannedRecipe:
+    """What the YAML file and the flags say.
+
+    Attributes:
+        file: the YAML file.
+        hparams: its objects; modules are on ``device``.
+        options: SpeechBrain's run options that were given or differ from the YAML file's keys.
+        missing: placeholders without a value.
+        device: "meta", or "cpu" for what cannot be built without memory.
+    """
+
+    file: Path
+    hparams: Mapping[str, Any]
+    options: Mapping[str, Any]
+    missing: tuple[str, ...]
+    device: str
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A run option that was given, else a key of the YAML file, else the run option's default.
+
+        None counts as not given.
+        """
+        for value in (self.options.get(key), self.hparams.get(key), RUN_OPTIONS.get(key)):
+            if value is not None:
+                return value
+        return default
+
+    @property
+    def on_text(self) -> bool:
+        """The model reads tokens and no audio."""
+        return bool(self.modules) and self.hparams.get("compute_features") is None
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What is trained or run; empty where train.py makes it."""
+        found = self.hparams.get("modules") or {}
+        return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+
+
+def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> PlannedRecipe:
+    """Reads a recipe; placeholders need no value, and nothing is left on disk.
+
+    Args:
+        file: the YAML file.
+        flags: as after the YAML file on train.py's command line.
+        real: build the model with memory, to run it.
+
+    Raises:
+        InputError: what train.py would refuse, too, or an object that cannot be built.
+    """
+    known = known_keys(file)
+    source = read_recipe(file, known or ())
+    overrides = read_overrides(flags, {**source.tree, **source.changes})
+    missing = _placeholders(source, overrides)
+    if known is not None:
+        check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
+    _, run_opts, text = sb.parse_arguments([str(file), *flags])
+    given = {name: getattr(run_opts, name) for name in run_opts.overridden_args}
+    with tempfile.TemporaryDirectory() as scratch:
+        changes: dict[str, Any] = dict.fromkeys(missing, NOT_GIVEN)
+        changes |= {key: None for key in AUGMENTATION if key in source.tree}
+        changes |= YAML(typ="safe").load(text) or {}
+        changes["output_folder"] = scratch  # loggers and checkpointers make folders
+        hparams, device = _build(source, changes, real)
+    return PlannedRecipe(file, hparams, given, missing, device)
+
+
+def known_keys(file: Path) -> Collection[str] | None:
+    """The keys that the recipe's train.py reads by name; None where it does not say."""
+    train = file.resolve().parents[1] / "train.py"
+    if not train.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location(f"train_{train.parent.name}", train)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = {name: keys for name, keys in vars(module).items() if name.endswith("KEYS")}
+    if "KEYS" in found:
+        return frozenset(found["KEYS"])
+    return frozenset().union(*found.values()) if found else None
+
+
+def parameters_by_part(modules: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Number of parameters of each part of a recipe's modules, and of the encoder's mixers."""
+    parts: dict[str, int] = {}
+    for name, module in modules.items():
+        for part, count in _parts(name, module).items():
+            parts[part] = parts.get(part, 0) + count
+    return {part: count for part, count in parts.items() if count}
+
+
+def _parts(name: str, module: nn.Module) -> dict[str, int]:
+    if not isinstance(module, AcousticEncoder):
+        children = dict(module.named_children())
+        rest = count_parameters(module) - sum(map(count_parameters, children.values()))
+        found = {f"{name}.{child}": count_parameters(part) for child, part in children.items()}
+        return {**found, name: rest}
+    transformer = module.transformer
+    decoder = [getattr(transformer, part, None) for part in ("custom_tgt_module", "decoder")]
+    mixers = [part for part in transformer.encoder.modules() if isinstance(part, Mixer)]
+    known = {
+        "front end": count_parameters(module.frontend),
+        "input projection": count_parameters(transformer.custom_src_module),
+        "encoder": count_parameters(transformer.encoder),
+        "  of it mixers": sum(map(count_parameters, mixers)),
+        "decoder": sum(count_parameters(part) for part in decoder if part is not None),
+    }
+    heads = {
+        f"head {child}": count_parameters(part)
+        for child, part in module.named_children()
+        if part is not module.frontend and part is not transformer
+    }
+    counted = sum(known.values()) - known["  of it mixers"] + sum(heads.values())
+    return {**known, **heads, "other": count_parameters(module) - counted}
+
+
+def _placeholders(source: RecipeFile, overrides: Collection[str]) -> tuple[str, ...]:
+    """Keys without a value."""
+    found = []
+    for key, value in {**source.tree, **source.changes}.items():
+        tag = getattr(getattr(value, "tag", None), "value", None)
+        if tag == PLACEHOLDER and key not in overrides:
+            found.append(key)
+    return tuple(found)
+
+
+def _build(
+    source: RecipeFile, changes: Mapping[str, Any], real: bool
+) -> tuple[dict[str, Any], str]:
+    """The objects of the YAML file, on the meta device where that can be."""
+    text = io.StringIO()
+    YAML().dump(dict(changes), text)
+    overrides = source.overrides(text.getvalue())
+
+    def build() -> dict[str, Any]:
+        with source.written_in.open(encoding="utf-8") as stream:
+            return load_hyperpyyaml(stream, overrides, overrides_must_match=False)
+
+    try:
+        if not real:
+            try:
+                with without_memory():
+                    return build(), "meta"
+            except (NotImplementedError, RuntimeError):
+                pass  # something in it wants values; then it gets memory
+        return build(), "cpu"
+    except (OSError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{source.file} cannot be built: {error}") from error
