@@ -36,6 +36,10 @@ class PretrainingBrain(FeatureBrain):
 
     ranking = {"max_key": "accuracy"}
 
+    def architecture(self) -> dict[str, Any]:
+        """As for every model, with the width that the encoder got where a recipe matches sizes."""
+        return {**super().architecture(), **self.model.architecture()}
+
     def make_monitor(self) -> Monitor:
         """A monitor for a stage."""
         raise NotImplementedError

@@ -1,0 +1,255 @@
+"""The probing recipe: every YAML on tiny corpora, folds, resuming, a frozen encoder, run_all."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from summarymixing_modules.bundles.speech_encoder import frozen_encoder
+from summarymixing_modules.data.common_voice import RELEASE
+from summarymixing_modules.data.iemocap import SPEAKERS
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.probing_table import COLUMNS
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "MP3S"
+HPARAMS = RECIPE / "hparams"
+YAMLS = sorted(HPARAMS.glob("*.yaml"))
+PRETRAINING = ROOT / "recipes" / "LibriSpeech" / "SSL" / "BEST-RQ"
+RunRecipe = Callable[..., dict[str, Any]]
+
+HEADS = {
+    "bilstm": "{hidden_size: 8}",
+    "linear": "{hidden_size: 8}",
+    "contextnet": "{out_channels: 8, conv_channels: [8, 8], num_blocks: 2, num_layers: 1}",
+    "ecapa": "{channels: [16, 16, 16, 16, 16], embedding_size: 8}",
+    "xvector": "{channels: [8, 8, 8, 8, 8], embedding_size: 8}",
+}
+SMALL = ["--num_workers=0", "--prep_workers=1", "--number_of_epochs=1", "--num_buckets=2"]
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"mp3s_{path.stem}_{path.parent.name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def encoder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-training of one step."""
+    folder = tmp_path_factory.mktemp("encoder")
+    options = ["--num_encoder_layers=2", "--d_model=16", "--nhead=2", "--d_ffn=32"]
+    options += ["--cnn_channels=[4, 4]", "--codes=32", "--num_workers=0", "--training_steps=1"]
+    options += ["--num_buckets=2", "--device=cpu", "--noprogressbar", "--avoid_if_shorter_than=0.5"]
+    argv = [str(PRETRAINING / "hparams" / "small.yaml"), f"--data_folder={corpus}"]
+    load(PRETRAINING / "train.py").main([*argv, f"--output_folder={folder}", *options])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpora(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every corpus in its layout: speech of the demo corpus, two seconds of noise."""
+    root = tmp_path_factory.mktemp("corpora")
+    (root / "LibriSpeech").symlink_to(corpus / "LibriSpeech")
+    draw = np.random.default_rng(0)
+
+    def audio(path: Path, **options: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = 0.1 * draw.standard_normal(16000).astype(np.float32)
+        soundfile.write(path, samples, 16000, **options)
+
+    _write_common_voice(root / RELEASE, audio)
+    _write_iemocap(root / "IEMOCAP_full_release", audio)
+    _write_slurp(root / "SLURP", audio)
+    _write_voxceleb(root / "voxceleb1", audio)
+    return root
+
+
+def _write_common_voice(root: Path, audio: Callable[..., None]) -> None:
+    pangram = "Sphinx of black quartz, judge my vow"
+    for language in ("cy", "eu"):
+        for split, count in (("train", 4), ("dev", 2), ("test", 2)):
+            lines = ["client_id\tpath\tsentence"]
+            for index in range(count):
+                name = f"common_voice_{language}_{split}{index}.mp3"
+                audio(root / language / "clips" / name, format="MP3")
+                lines.append(f"{index:032d}\t{name}\t{pangram if index == 0 else 'a b'}")
+            (root / language / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def _write_iemocap(root: Path, audio: Callable[..., None]) -> None:
+    for speaker in SPEAKERS:
+        session, dialog = root / f"Session{int(speaker[3:5])}", f"{speaker}_impro01"
+        lines = []
+        for index, emotion in enumerate(("neu", "exc", "sad", "ang")):
+            turn = f"{dialog}_{speaker[-1]}{index:03d}"
+            lines.append(f"[{index}.0 - {index}.9]\t{turn}\t{emotion}\t[2.5, 2.5, 2.5]")
+            audio(session / "sentences" / "wav" / dialog / f"{turn}.wav")
+        folder = session / "dialog" / "EmoEvaluation"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{dialog}.txt").write_text("\n".join(lines) + "\n")
+
+
+def _write_slurp(root: Path, audio: Callable[..., None]) -> None:
+    for split, count in (("train", 6), ("devel", 3), ("test", 3)):
+        lines = []
+        for index in range(count):
+            name = f"audio-{split}{index}.flac"
+            audio(root / "audio" / "slurp_real" / name)
+            record = {"slurp_id": index, "sentence": "x", "scenario": ("alarm", "music")[index % 2]}
+            record |= {
+                "action": "set",
+                "tokens": [],
+                "entities": [],
+                "recordings": [{"file": name}],
+            }
+            lines.append(json.dumps(record) + "\n")
+        folder = root / "dataset" / "slurp"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+
+
+def _write_voxceleb(root: Path, audio: Callable[..., None]) -> None:
+    for speaker in ("id10001", "id10002", "id10270", "id10271"):
+        for video in ("aaa", "bbb"):
+            audio(root / "wav" / speaker / video / "00001.wav")
+    one, two = "id10270/aaa/00001.wav", "id10271/aaa/00001.wav"
+    trials = [f"1 {one} id10270/bbb/00001.wav", f"0 {one} {two}"]
+    (root / "veri_test.txt").write_text("\n".join(trials) + "\n")
+
+
+@pytest.fixture
+def run_probe(encoder: Path, corpora: Path, run_recipe: RunRecipe, tmp_path: Path) -> RunRecipe:
+    """Runs a YAML file at reduced width."""
+
+    def run(name: str, *options: str) -> dict[str, Any]:
+        given = [f"--encoder={encoder}", f"--data_folder={corpora}", *SMALL]
+        if name.startswith("cv_"):
+            given += [f"--clips_folder={tmp_path / 'clips'}", "--token_type=char"]
+            given += ["--output_neurons=null"]
+        if name not in ("slurp_scenario_linear", "iemocap_linear"):
+            given.append(f"--head_options={HEADS[name.split('_')[-1]]}")
+        if name.startswith("iemocap"):
+            given.append("--fold=1")
+        if name.startswith("librispeech"):
+            given.append("--test_splits=[test-clean]")
+        named = {option.split("=")[0] for option in options}
+        kept = [option for option in given if option.split("=")[0] not in named]
+        return run_recipe(HPARAMS / f"{name}.yaml", *kept, *options)
+
+    return run
+
+
+def test_the_table_lists_every_yaml() -> None:
+    assert sorted(COLUMNS) == [path.stem for path in YAMLS]
+
+
+@pytest.mark.parametrize("name", [path.stem for path in YAMLS])
+def test_every_yaml_trains_and_tests(name: str, run_probe: RunRecipe, encoder: Path) -> None:
+    before = frozen_encoder(encoder).digest()
+    result = run_probe(name, "--debug")
+    assert result["optimizer_steps"] > 0 and 0 <= result["score"] <= 10_000
+    assert f"{result['task']}_{result['probe']}" == name
+    assert sum(result["layer_weights"]) == pytest.approx(1) and len(result["layer_weights"]) == 3
+    assert len(set(result["layer_weights"])) > 1  # they have been trained
+    assert result["architecture"]["encoder_digest"] == before
+    assert result["parameters"]["trainable"] < result["parameters"]["total"]
+    assert frozen_encoder(encoder).digest() == before
+
+
+def test_rates_fall_by_newbob_and_a_finished_run_is_resumed(
+    run_probe: RunRecipe, tmp_path: Path
+) -> None:
+    """A threshold that no epoch meets: both rates are annealed after every epoch but the first."""
+    options = ["--number_of_epochs=3", "--improvement_threshold=2", "--lr=0.001"]
+    first = run_probe("slurp_scenario_bilstm", *options)
+    (log,) = (tmp_path / "run").glob("train_log.txt")
+    epochs = log.read_text().splitlines()
+    head = [float(line.split(" lr: ")[1].split(",")[0]) for line in epochs]
+    weights = [float(line.split("weights_lr: ")[1].split()[0]) for line in epochs]
+    assert head == pytest.approx([0.001, 0.001, 0.0008], rel=1e-3)
+    assert weights == pytest.approx([0.01, 0.01, 0.009], rel=1e-3)
+    again = run_probe("slurp_scenario_bilstm", *options)
+    assert again["metrics"] == first["metrics"]
+    assert again["optimizer_steps"] == first["optimizer_steps"]
+
+
+def test_folds_are_averaged(
+    run_probe: RunRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("summarymixing_modules.data.iemocap.FOLDS", (1, 2))  # of ten
+    result = run_probe("iemocap_linear", "--fold=all")
+    assert len(result["scores"]) == 2
+    assert result["score"] == pytest.approx(np.mean(result["scores"]))
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["score"] == pytest.approx(result["score"])
+    assert (tmp_path / "run" / "fold2" / "result.json").is_file()
+
+
+def test_another_encoder_is_refused_in_the_same_folder(
+    run_probe: RunRecipe, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_probe("slurp_scenario_linear")
+    module = "summarymixing_modules.models.probe.FrozenEncoder.digest"
+    monkeypatch.setattr(module, lambda _: "another")
+    with pytest.raises(InputError, match="encoder_digest.*another --output_folder"):
+        run_probe("slurp_scenario_linear")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("iemocap_linear", ["--fold=12"], "--fold 12"),
+        ("iemocap_linear", ["--language=cy"], "--language"),
+        ("slurp_scenario_linear", ["--probe=contextnet"], "--probe=contextnet must be one of"),
+        ("slurp_scenario_linear", ["--head_options={size: 3}"], "--head_options.*size"),
+        ("slurp_scenario_linear", ["--encoder=/nowhere"], "--encoder=/nowhere: no such folder"),
+        ("librispeech_asr_bilstm", ["--task=slurp"], "--task=slurp must be one of"),
+        ("librispeech_asr_bilstm", ["--sample_rate=8000"], "--sample_rate=8000"),
+    ],
+)
+def test_bad_flags_are_told(
+    name: str, options: list[str], message: str, run_probe: RunRecipe
+) -> None:
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        run_probe(name, *options, "--debug")
+
+
+def test_run_all_goes_on_after_a_failure_and_keeps_what_is_done(
+    encoder: Path, corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_all = load(RECIPE / "run_all.py")
+    broken = tmp_path / "corpora"
+    broken.mkdir()
+    (broken / "SLURP").symlink_to(corpora / "SLURP")
+    given = [f"--encoder={encoder}", f"--corpora={broken}", f"--output_folder={tmp_path / 'out'}"]
+    more = ["--", *SMALL, "--device=cpu"]
+    names = ["cv_welsh_linear", "slurp_scenario_linear"]
+    assert run_all.main([*given, "--tasks", *names, *more]) == 1
+    said = capsys.readouterr()
+    assert "| SLURP scenarios | Linear |" in said.out and "failed: cv_welsh_linear" in said.err
+    assert "found no cy/train.tsv" in said.err
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [cell["name"] for cell in table["cells"]] == names
+    result = tmp_path / "out" / names[1] / "result.json"
+    written = result.stat().st_mtime_ns
+    assert run_all.main([*given, "--tasks", names[1], *more]) == 0
+    assert result.stat().st_mtime_ns == written
+
+
+def test_every_trial_is_scored(run_probe: RunRecipe, tmp_path: Path) -> None:
+    result = run_probe("voxceleb_xvector", "--debug")
+    assert result["metrics"]["scored_trials"] == 2
+    first, second = (tmp_path / "run" / "scores.txt").read_text().splitlines()
+    assert first.startswith("1 id10270/aaa/00001.wav id10270/bbb/00001.wav ")
+    assert -1 <= float(second.split()[-1]) <= 1
