@@ -39,6 +39,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["microphone"] = ["sounddevice>=0.4.6"]  # needs PortAudio, which not every machine has
+EXTRAS["huggingface"] = ["transformers>=4.30"]  # probing its encoders, from a local folder
 
 
 def read_version() -> str:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from summarymixing_modules._version import __version__
+from summarymixing_modules.bench.flags import add_bench_flags, add_plan_flags
 from summarymixing_modules.compat import UnsupportedEnvironmentError, check_environment
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.tables.arguments import add_arguments, split_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_mixers(commands)
     _add_export(commands)
     _add_transcribe(commands)
-    arguments = parser.parse_args(argv)
+    _add_bench(commands)
+    _add_plan(commands)
+    _add_tables(commands)
+    own, extra = split_flags(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(own, argparse.Namespace(extra=extra))
     try:
         check_environment()
         return int(arguments.run(arguments))
@@ -85,11 +91,13 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export = commands.add_parser(
         "export", help="turn a training run into a folder that is safe to share and to load"
     )
-    export.add_argument("run_folder", metavar="RUN", help="output folder of a recognition recipe")
+    export.add_argument("run_folder", metavar="RUN", help="output folder of a training")
     export.add_argument("target", metavar="DIR", help="the folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace the bundle in DIR")
     export.add_argument(
-        "--speechbrain", action="store_true", help="also write what SpeechBrain's inference classes need"
+        "--speechbrain",
+        action="store_true",
+        help="also write what SpeechBrain's inference classes need",
     )
     export.set_defaults(run=_run_export)
 
@@ -128,6 +136,50 @@ def _run_transcribe(arguments: argparse.Namespace) -> int:
     from summarymixing_modules.inference.command import run_transcribe  # imports torch
 
     return run_transcribe(arguments)
+
+
+def _add_tables(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tables = commands.add_parser(
+        "tables", help="the papers' tables: run their recipes, compare the figures"
+    )
+    add_arguments(tables)
+    tables.set_defaults(run=_run_tables)
+
+
+def _run_tables(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.tables.command import run_tables  # imports SpeechBrain
+
+    return run_tables(arguments)
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser("bench", help="time mixers, encoders or training steps over length")
+    add_bench_flags(bench)
+    bench.set_defaults(run=_run_bench)
+
+
+def _run_bench(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.bench.command import run_bench  # imports SpeechBrain
+
+    return run_bench(arguments)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="what a recipe will want: parameters, memory, steps, time",
+        usage="%(prog)s RECIPE.yaml [--KEY=VALUE of the recipe ...] [OPTION ...]",
+    )
+    plan.add_argument("recipe", metavar="RECIPE.yaml", help="nothing of the corpus is needed")
+    add_plan_flags(plan)
+    plan.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    plan.set_defaults(run=_run_plan)
+
+
+def _run_plan(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.bench.plan import run_plan  # imports SpeechBrain
+
+    return run_plan(arguments)
 
 
 if __name__ == "__main__":

@@ -70,3 +70,12 @@ def test_demo_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "run_demo", run_demo)
     assert main(["demo", "--attention_type=mamba", "--training_steps=7"]) == 3
     assert calls == [("data/demo", "results/demo", "mamba", 5000, 7)]
+
+
+@pytest.mark.parametrize("command", ["bench", "plan"])
+def test_help_of_what_takes_many_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    expected = {"bench": ("--seconds", "--compare"), "plan": ("RECIPE.yaml", "--memory_gb")}
+    assert all(flag in out for flag in expected[command])

@@ -1,0 +1,51 @@
+"""The folders of the corpora: given with ``--data``, or, the demo corpus, made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from summarymixing_modules.data.demo_corpus import make_demo_corpus
+from summarymixing_modules.demo import DEV_SHARE, TEST_SHARE
+from summarymixing_modules.tables.schema import Table, TableError
+from summarymixing_modules.training.options import did_you_mean
+
+DEMO = "demo"
+DEMO_FOLDER = "data/demo"  # that of `summarymixing demo`
+DEMO_SENTENCES = 5000
+
+
+def corpus_folders(table: Table, given: Sequence[str]) -> dict[str, Path]:
+    """Where the corpora of a table are.
+
+    Args:
+        table: the table.
+        given: the ``NAME=FOLDER`` of the command line.
+
+    Raises:
+        TableError: one is not of that form, the table has no such corpus, or there is no such
+            folder or file (of the demo corpus, which can be made, nothing is asked).
+    """
+    found = {DEMO: Path(DEMO_FOLDER).absolute()} if DEMO in table.corpora else {}
+    for entry in given:
+        name, equals, folder = entry.partition("=")
+        if not equals or not folder:
+            raise TableError(f"--data {entry}: write NAME=FOLDER.")
+        if name not in table.corpora:
+            known = ", ".join(table.corpora) or "none"
+            raise TableError(
+                f"--data {entry}: the corpora of {table.name} are {known}."
+                f"{did_you_mean(name, table.corpora)}"
+            )
+        path = Path(folder).absolute()
+        if name != DEMO and not path.exists():
+            raise TableError(f"--data {entry}: there is no {path}. {table.corpora[name].about}")
+        found[name] = path
+    return found
+
+
+def make_missing_demo(folder: Path) -> None:
+    """Make the demo corpus, in the size of ``summarymixing demo``, if there is none in a folder."""
+    if not (folder / "LibriSpeech").exists():
+        dev, test = (round(share * DEMO_SENTENCES) for share in (DEV_SHARE, TEST_SHARE))
+        print(make_demo_corpus(folder, DEMO_SENTENCES, dev, test))

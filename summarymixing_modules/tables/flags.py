@@ -1,0 +1,58 @@
+"""Flags as data, and as text for a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from summarymixing_modules.tables.schema import TableError
+from summarymixing_modules.training.options import FLAGS
+
+#: They change where and how fast a recipe runs, not what comes out.
+NEUTRAL = frozenset(
+    {
+        "ckpt_interval_minutes",
+        "ckpt_interval_steps",
+        "device",
+        "distributed_backend",
+        "noprogressbar",
+        "num_workers",
+        "prep_workers",
+    }
+)
+
+
+def as_arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Flags as ``--key=value``; SpeechBrain's switches as ``--key`` if they are true."""
+    return [
+        f"--{key}" if key in FLAGS else f"--{key}={as_text(value)}"
+        for key, value in flags.items()
+        if key not in FLAGS or value
+    ]
+
+
+def as_text(value: Any) -> str:
+    """A value as a recipe's command line takes it: ``True``, ``null``, ``[1, 2]``."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)  # is YAML, too
+    return str(value)
+
+
+def parse_extra(arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags after ``--`` on the command line of ``summarymixing tables run``.
+
+    Raises:
+        TableError: one is not ``--key=value``, or is given twice.
+    """
+    flags: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not key or (not equals and key not in FLAGS):
+            raise TableError(f"what is '{argument}' for? Flags after -- look like --key=value.")
+        if key in flags:
+            raise TableError(f"--{key} is given twice; keep one of them.")
+        flags[key] = value if equals else True
+    return flags

@@ -1,0 +1,179 @@
+"""Runs as slurm jobs that survive the time limit: requeued, and gone on with."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.tables.commands import Launch, command, fingerprint, starter
+from summarymixing_modules.tables.locks import FolderLock
+from summarymixing_modules.tables.plan import Run
+from summarymixing_modules.tables.record import (
+    BENCH_DONE,
+    JOB_SCRIPT,
+    LOG,
+    SUBMITTED,
+    Record,
+    read_record,
+    write_record,
+)
+from summarymixing_modules.tables.runner import Outcome, Start, Tick
+from summarymixing_modules.tables.schema import TableError
+from summarymixing_modules.tables.slurm_queue import is_queued
+from summarymixing_modules.training.options import did_you_mean
+
+SIGNAL_SECONDS = 180  # before the time limit: enough to put the job back into the queue
+
+_SCRIPT = """\
+#!/bin/bash
+{directives}
+
+{setup}export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"
+
+# Shortly before the time limit: back into the queue. A training goes on from its last checkpoint.
+again() {{
+    echo "the time of job $SLURM_JOB_ID is nearly up: requeued"
+    scontrol requeue "$SLURM_JOB_ID"
+}}
+trap again USR1
+
+{start} &
+wait $!{then}
+"""
+_RENDEZVOUS = """\
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+srun --kill-on-bad-exit=1 {torchrun} \\
+    --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node={gpus} \\
+    --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$head:$port" \\
+    {training}"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a cluster wants to be told.
+
+    Attributes:
+        partition: sbatch's, likewise account and time; None leaves it out.
+        account: see there.
+        time: limit of a job, such as ``24:00:00``; it is requeued until the training is done.
+        cpus_per_gpu: for the workers that load data, and one for the training.
+        setup: lines of shell before the training, such as ``module load cuda``.
+        options: more options of sbatch, such as ``--constraint=a100``.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    time: str | None = None
+    cpus_per_gpu: int = 6
+    setup: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+def read_site(file: str | None, **given: str | None) -> Site:
+    """A site from a YAML file with the fields of `Site`, and options that win over it.
+
+    Raises:
+        TableError: the file is missing, or has a field that means nothing; names it.
+    """
+    content: Any = {}
+    if file is not None:
+        try:
+            content = YAML(typ="safe").load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, YAMLError) as error:
+            raise TableError(f"--site {file}: {error}") from None
+    if not isinstance(content, dict):
+        raise TableError(f"--site {file} should hold `name: value` lines.")
+    known = [entry.name for entry in fields(Site)]
+    for key, value in content.items():
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise TableError(f"--site {file}: '{key}' is none of {', '.join(known)}.{hint}")
+        if key in ("setup", "options"):
+            lines = value if isinstance(value, list) else [value]
+            content[key] = tuple(str(line) for line in lines)
+    return Site(**{**content, **{key: value for key, value in given.items() if value is not None}})
+
+
+def job_script(run: Run, launch: Launch, site: Site) -> str:
+    """The script of a run for sbatch."""
+    launch = launch.of(run.stage)
+    words, start = command(run, launch), starter(launch)
+    text = f"srun {shlex.join(words)}"
+    if len(start) > 1:
+        parts = {"torchrun": shlex.join(start), "training": shlex.join(words[len(start) :])}
+        text = _RENDEZVOUS.format(**parts, gpus=launch.gpus)
+    done = shlex.quote(str(run.folder / BENCH_DONE))
+    return _SCRIPT.format(
+        directives="\n".join(f"#SBATCH {line}" for line in _directives(run, launch, site)),
+        setup="".join(f"{line}\n" for line in site.setup),
+        start=text,
+        then=f" && touch {done}" if run.stage.recipe is None else "",
+    )
+
+
+def _directives(run: Run, launch: Launch, site: Site) -> list[str]:
+    named = {name: getattr(site, name) for name in ("partition", "account", "time")}
+    return [
+        f"--job-name={run.row}:{run.stage.name}",
+        f"--output={run.folder / LOG}",
+        "--open-mode=append",
+        f"--nodes={launch.nodes}",
+        "--ntasks-per-node=1",
+        f"--gpus-per-node={launch.gpus}",
+        f"--cpus-per-task={site.cpus_per_gpu * launch.gpus}",
+        "--requeue",
+        f"--signal=B:USR1@{SIGNAL_SECONDS}",
+        *(f"--{name}={value}" for name, value in named.items() if value is not None),
+        *site.options,
+    ]
+
+
+def sbatch_command(run: Run, jobs: Sequence[str]) -> list[str]:
+    """The command that submits a run after the jobs that it needs."""
+    after = [f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"] if jobs else []
+    return ["sbatch", "--parsable", *after, str(run.folder / JOB_SCRIPT)]
+
+
+def check_sbatch() -> None:
+    """Refuse to go on where there is no slurm.
+
+    Raises:
+        TableError: there is no sbatch on PATH.
+    """
+    if shutil.which("sbatch") is None:
+        raise TableError(
+            "--launcher slurm needs sbatch, which is not on PATH: start this on the cluster's "
+            "login node, see what would be submitted with --dry-run, or use --launcher torchrun."
+        )
+
+
+def submit(launch: Launch, site: Site) -> Start:
+    """Hands runs to slurm, each after the jobs of what it needs."""
+
+    def start(run: Run, lock: FolderLock, needed: Sequence[Outcome], tick: Tick) -> Outcome:
+        record = read_record(run.folder)
+        if record is not None and record.job is not None and is_queued(record.job):
+            return Outcome(SUBMITTED, record.job, made_now=False)
+        script = job_script(run, launch, site)
+        write_atomically(run.folder / JOB_SCRIPT, script)
+        jobs = [outcome.detail for outcome in needed if outcome.status == SUBMITTED]
+        arguments = sbatch_command(run, jobs)
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise TableError(f"{shlex.join(arguments)} failed: {done.stderr.strip()}")
+        job = done.stdout.strip().split(";")[0]  # number;cluster
+        command_text = shlex.join(arguments)
+        write_record(run.folder, Record(fingerprint(run, launch), command_text, SUBMITTED, job=job))
+        return Outcome(SUBMITTED, job)
+
+    return start

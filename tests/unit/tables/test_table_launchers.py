@@ -1,0 +1,192 @@
+"""What would be started by python, torchrun and slurm, and what slurm is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from summarymixing_modules.cli import main
+from summarymixing_modules.tables.record import read_record
+
+MORE = ["--rows", "more"]
+
+
+def arguments(table: Path, *more: str) -> list[str]:
+    folder = table.parent
+    data = ["--data", f"speech={folder / 'speech'}", f"more={folder / 'speech'}"]
+    return ["tables", "run", str(table), "--results", str(folder / "results"), *data, *more]
+
+
+def dry(table: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert main(arguments(table, "--dry-run", *more)) == 0
+    assert not (table.parent / "results").exists()
+    return capsys.readouterr().out
+
+
+def test_local_commands(fake_table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = dry(fake_table, capsys, "--rows", "bad", "--", "--after:words=[a, b]", "--debug")
+    folder = fake_table.parent
+    results = folder / "results/fakes"
+    fake = f"{sys.executable} {folder}/fake/train.py {folder}/fake/hparams/fake.yaml"
+    assert out == (
+        "# shared · words\n"
+        f"{fake} --output_folder={results}/shared/words --data_folder={folder}/speech --debug "
+        "--ckpt_interval_minutes=15\n"
+        "# bad · train\n"
+        f"{fake} --output_folder={results}/bad/train --data_folder={folder}/speech "
+        f"--start={results}/shared/words --wer=5.1 --fail=True --debug --ckpt_interval_minutes=15\n"
+        "# bad · after\n"
+        f"{fake} --output_folder={results}/bad/after --data_folder={folder}/speech "
+        f"--start={results}/bad/train '--words=[a, b]' --debug --ckpt_interval_minutes=15\n"
+    )
+
+
+def test_printed_commands_run_as_they_are(
+    fake_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = dry(fake_table, capsys, "--rows", "good")
+    subprocess.run(["bash", "-e"], input=out, text=True, check=True, capture_output=True)
+    assert (fake_table.parent / "results/fakes/good/train/result.json").is_file()
+
+
+def test_torchrun_keeps_the_batches_of_a_step(
+    fake_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """4 processes x accumulation 2 in the table."""
+    out = dry(fake_table, capsys, *MORE, "--launcher", "torchrun", "--gpus", "2")
+    assert "-m torch.distributed.run --standalone --nproc_per_node=2 " in out
+    assert "--grad_accumulation_factor=4" in out
+    out = dry(fake_table, capsys, *MORE, "--launcher", "torchrun", "--gpus", "4")
+    assert "grad_accumulation" not in out
+    assert "--grad_accumulation_factor=8" in dry(fake_table, capsys, *MORE)
+    own = ["--", "--grad_accumulation_factor=1"]
+    out = dry(fake_table, capsys, *MORE, "--launcher", "torchrun", "--gpus", "3", *own)
+    assert out.count("--grad_accumulation_factor=1") == 1
+    assert main(arguments(fake_table, *MORE, "--launcher", "torchrun", "--gpus", "3")) == 1
+    assert "is 8 batches in this table, which 3 processes cannot" in capsys.readouterr().err
+
+
+def test_what_is_for_one_process_gets_one(
+    fake_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_table.write_text(fake_table.read_text().replace("processes: 4", "processes: 1"))
+    out = dry(fake_table, capsys, *MORE, "--launcher", "torchrun", "--gpus", "8")
+    assert "torch.distributed" not in out and "grad_accumulation" not in out
+    out = dry(fake_table, capsys, *MORE, "--launcher", "slurm", "--gpus", "8", "--nodes", "2")
+    assert "--gpus-per-node=1\n" in out and "--nodes=1\n" in out
+    assert f"\nsrun {sys.executable} {fake_table.parent}/fake/train.py " in out
+
+
+def test_slurm_scripts(fake_table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = fake_table.parent / "site.yaml"
+    site.write_text("partition: gpu\ntime: 1-0\nsetup: [module load cuda]\noptions: --mem=100G\n")
+    options = ["--site", str(site), "--time", "24:00:00", "--gpus", "8", "--nodes", "2"]
+    out = dry(fake_table, capsys, "--rows", "good", "--launcher", "slurm", *options)
+    for line in (
+        "#SBATCH --job-name=good:train",
+        f"#SBATCH --output={fake_table.parent}/results/fakes/good/train/table_run.log",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --cpus-per-task=48",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:USR1@180",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --time=24:00:00",
+        "#SBATCH --mem=100G",
+        "module load cuda",
+        "trap again USR1",
+        '    scontrol requeue "$SLURM_JOB_ID"',
+        f"srun --kill-on-bad-exit=1 {sys.executable} -m torch.distributed.run \\",
+        '    --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node=8 \\',
+        '    --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$head:$port" \\',
+        "wait $!",
+    ):
+        assert f"{line}\n" in out
+    first, second = out.split("# good · train\n")
+    assert f"job_0=$(sbatch --parsable {fake_table.parent}" in first
+    assert (
+        "job_1=$(sbatch --parsable --dependency=afterok:$job_0 --kill-on-invalid-dep=yes /"
+        in second
+    )
+    subprocess.run(["bash", "-n"], input=out, text=True, check=True)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with sbatch and squeue that only take notes; jobs in ``queued`` are queued."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    sbatch = 'echo "$@" >> "$0.calls"; [ -e "$0.full" ] && { echo no room >&2; exit 1; }; '
+    sbatch += 'echo "$((100 + $(wc -l < "$0.calls")));here"'
+    squeue = 'grep -x "$3" "$(dirname "$0")/queued" > /dev/null && echo RUNNING'
+    for name, script in {"sbatch": sbatch, "squeue": squeue}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / "queued").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def test_jobs_are_submitted_once_and_after_what_they_need(
+    fake_table: Path, cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(fake_table, "--rows", "good", "--launcher", "slurm", "--gpus", "2")
+    assert main(command) == 0
+    assert "good · train: submitted: 102" in capsys.readouterr().out
+    results = fake_table.parent / "results/fakes"
+    assert (cluster / "sbatch.calls").read_text().splitlines() == [
+        f"--parsable {results}/shared/words/job.sh",
+        "--parsable --dependency=afterok:101 --kill-on-invalid-dep=yes "
+        f"{results}/good/train/job.sh",
+    ]
+    record = read_record(results / "good/train")
+    assert record is not None and (record.status, record.job) == ("submitted", "102")
+    (cluster / "queued").write_text("101\n102\n")
+    assert main(command) == 0
+    assert "good · train: submitted before: 102" in capsys.readouterr().out
+    # With one process its batches would be others.
+    assert main(arguments(fake_table, "--rows", "good")) == 1
+    assert "processes: 2, now 1" in capsys.readouterr().err
+    # 101 has finished, 102 is lost.
+    (cluster / "queued").write_text("")
+    (results / "shared/words/result.json").write_text("{}")
+    assert main(command) == 0
+    assert (cluster / "sbatch.calls").read_text().splitlines()[2:] == [
+        f"--parsable {results}/good/train/job.sh"
+    ]
+
+
+def test_what_is_in_the_queue_is_not_trained_here(
+    fake_table: Path, cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(fake_table, *MORE, "--launcher", "slurm", "--gpus", "4")) == 0
+    (cluster / "queued").write_text("101\n")
+    assert main(arguments(fake_table, *MORE)) == 0
+    assert "more · train: submitted before: 101" in capsys.readouterr().out
+    assert not (fake_table.parent / "results/fakes/more/train/steps").exists()
+
+
+def test_what_slurm_refuses_is_told(
+    fake_table: Path, cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cluster / "sbatch.full").touch()
+    assert main(arguments(fake_table, "--rows", "good", "--launcher", "slurm", "--gpus", "2")) == 1
+    assert "failed: no room" in capsys.readouterr().err
+    site = fake_table.parent / "site.yaml"
+    site.write_text("partiton: gpu\n")
+    slurm = ["--launcher", "slurm", "--gpus", "2", "--site", str(site)]
+    assert main(arguments(fake_table, *slurm)) == 1
+    assert "'partiton' is none of" in capsys.readouterr().err
+
+
+def test_show_and_list(fake_table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", "show", str(fake_table)]) == 0
+    out = capsys.readouterr().out
+    assert "--data more=FOLDER (optional): more speech" in out
+    assert "  published: test-clean 5, size 2.5, hours 3" in out
+    assert "hparams/fake.yaml '--data_folder={speech}' '--start={words}' --wer=7" in out
