@@ -24,6 +24,7 @@ from summarymixing_modules.compat import SUPPORTED, TESTED_PAIR
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "summarymixing_modules"
+UNLOCKED = {"sounddevice", "transformers"}  # of extras that no test needs
 OPTIONAL = {"causal_conv1d", "mamba_ssm", "triton"}  # faster kernels, used where they are installed
 MAY_BE_ABSENT = {"matplotlib", "espeakng_loader"}  # of figures and the demo
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -130,6 +131,8 @@ def test_lock_satisfies_every_declared_requirement(
 ) -> None:
     assert len(requirements) > 15
     for requirement in requirements:
+        if requirement.name in UNLOCKED:
+            continue
         version = locked.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement} is not locked: run `make lock`"
         assert version in requirement.specifier, f"{requirement}, but {version} is locked"
