@@ -16,7 +16,7 @@ from summarymixing_modules.tables.record import read_result
 from summarymixing_modules.tables.schema import Column, Row, Table
 
 CELLS, REPORT, FIGURES = "cells.json", "report.md", "figures"
-_MANY_COLUMNS = 8  # more do not fit beside each other
+_MANY_COLUMNS = 10  # more do not fit beside each other
 
 
 def write_cells(table: Table, results: Path) -> Path:
@@ -86,18 +86,21 @@ def _overview(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     if not _fits(table):
         return
     found = {(cell.row, cell.column): cell for cell in cells}
+    filled = [cell for cell in cells if cell.ours is not None or cell.published is not None]
+    shown = {cell.row for cell in filled}
+    columns = [c for c in table.columns if c.name in {cell.column for cell in filled}]
     lines = [
-        "| row | " + " | ".join(column.head for column in table.columns) + " |",
-        "|---" * (len(table.columns) + 1) + "|",
+        "| row | " + " | ".join(column.head for column in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
     ]
-    shown = {cell.row for cell in cells if cell.ours is not None or cell.published is not None}
     for row in table.rows:
         if row.name not in shown:
             continue
-        texts = [_short(found.get((row.name, column.name))) for column in table.columns]
+        texts = [_short(found.get((row.name, column.name))) for column in columns]
         lines.append(f"| {row.name} | " + " | ".join(texts) + " |")
     if shown:
-        yield "Ours, and in brackets what was published:\n\n" + "\n".join(lines)
+        head = "Ours, and in brackets what was published:\n\n" if table.source else ""
+        yield head + "\n".join(lines)
 
 
 def _fits(table: Table) -> bool:

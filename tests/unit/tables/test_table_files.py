@@ -57,6 +57,7 @@ def test_the_mini_table_takes_its_mixers_from_the_registry() -> None:
         assert [stage.name for stage in rows[f"best-rq/{mixer}"].stages] == [
             "pretrain",
             "fine_tuned",
+            "scratch",
         ]
 
 
