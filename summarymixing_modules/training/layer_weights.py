@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,8 @@ from typing import Any
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.curves import COLOURS
+from summarymixing_modules.training.layer_plots import LayerLine, plot_layers
 from summarymixing_modules.training.report import RESULT
-
-#: Beyond colour, encoders are told apart by these.
-_MARKERS = "osD^vP"
 
 
 @dataclass(frozen=True)
@@ -120,35 +116,11 @@ def _write_csv(path: Path, runs: Sequence[ProbeRun]) -> None:
 
 
 def _plot(path: Path, title: str, runs: Sequence[ProbeRun]) -> None:
-    # Machines that only use models may lack matplotlib.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    # SpeechBrain logs everything at DEBUG level, and matplotlib tells 2000 lines about fonts there.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for index, run in enumerate(runs):
-        # Relative to a mean of all layers, so that encoders of any depth can be compared.
-        relative = [share * len(run.shares) for share in run.shares]
-        axes.plot(
-            range(len(relative)),
-            relative,
-            color=COLOURS[index % len(COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
-            label=f"{run.encoder} ({run.score:.1f} %)",
+    # Relative to a mean of all layers, so that encoders of any depth can be compared.
+    lines = [
+        LayerLine(
+            f"{run.encoder} ({run.score:.1f} %)", [share * len(run.shares) for share in run.shares]
         )
-    axes.axhline(1.0, color="0.6", linestyle="--", linewidth=1)
-    axes.set_title(title)
-    axes.set_xlabel("hidden state (0: input of the first layer)")
-    axes.set_ylabel("weight × number of states (1: an equal share)")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+        for run in runs
+    ]
+    plot_layers(path, lines, title, "weight × number of states (1: an equal share)", reference=1.0)
