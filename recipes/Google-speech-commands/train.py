@@ -13,39 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.classification import ClassificationBrain
 from summarymixing_modules.training.classification_data import COMMANDS_KEYS, load_speech_commands
-from summarymixing_modules.training.config import (
-    load_recipe,
-    refuse_foreign_mixer_options,
-    run,
-)
+from summarymixing_modules.training.config import load_recipe, run
 
-KEYS = ClassificationBrain.known_keys | COMMANDS_KEYS | {"modules", "opt_class", "checkpointer"}
+KEYS = ClassificationBrain.known_keys | COMMANDS_KEYS
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    hparams = recipe.hparams
-    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
-    data = load_speech_commands(hparams)
-    brain = ClassificationBrain(
-        hparams["modules"],
-        hparams["opt_class"],
-        {**hparams, "labels": data.labels.names},
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
+    data = load_speech_commands(recipe.hparams)
+    brain = ClassificationBrain.from_recipe(recipe, labels=data.labels.names)
     brain.labels, brain.annotations = data.labels, data.annotations
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
     extra = {"test_accuracy": metrics["test_accuracy"], "unseen_classes": data.unseen}
     return brain.finish(metrics, real_time_factor, extra)

@@ -68,13 +68,7 @@ def probe(recipe: Recipe, task: ProbingTask) -> dict[str, Any]:
         brain.tokenizer = data.tokenizer
     if isinstance(data, ClassificationData):
         brain.labels, brain.annotations = data.labels, data.annotations
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    brain.fit_on(data)
     metrics, real_time_factor = evaluate_probe(brain, data)
     unchanged(encoder, hparams["encoder_digest"])
     return brain.finish(metrics, real_time_factor, describe(brain, task, metrics))

@@ -22,6 +22,7 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.options import (
     RUN_OPTIONS,
     ConfigError,
@@ -31,14 +32,7 @@ from summarymixing_modules.training.options import (
 )
 from summarymixing_modules.training.yaml_checks import check_yaml, read_recipe
 
-__all__ = [
-    "ConfigError",
-    "Recipe",
-    "leave_process_group",
-    "load_recipe",
-    "refuse_foreign_mixer_options",
-    "run",
-]
+__all__ = ["ConfigError", "Recipe", "leave_process_group", "load_recipe", "run"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,8 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
 
     Raises:
         ConfigError: no such file, an unknown, repeated or incomplete option, a missing value, or a
-            key that nothing reads; in a variant, a key that its base does not have. Names it, the
-            file and the nearest names.
+            key that nothing reads; in a variant, a key that its base does not have; an option of
+            another mixer than ``attention_type``. Names it, the file and the nearest names.
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         raise ConfigError("Give the recipe's YAML file first: train.py hparams/x.yaml --key=value")
@@ -96,6 +90,8 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
     with source.written_in.open(encoding="utf-8") as stream:
         # Keys that the file lacks have been checked: they are additions of a variant.
         hparams = load_hyperpyyaml(stream, override_text, overrides_must_match=False)
+    if "attention_type" in hparams:
+        refuse_foreign_mixer_options(overrides, hparams["attention_type"], options_by_mixer())
     _make_output_folder(hparams, source.written_in, override_text, run_opts)
     return Recipe(hparams, run_opts, overrides, source.file)
 

@@ -5,7 +5,7 @@ Shape suffixes: B batch, T frames, F features, L samples.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import speechbrain as sb
 import torch
@@ -15,6 +15,10 @@ from torch import Tensor
 from summarymixing_modules.models.normalization import inner_share
 from summarymixing_modules.models.valid_frontend import real_frames
 from summarymixing_modules.training.brain import SafeBrain
+
+if TYPE_CHECKING:
+    from summarymixing_modules.training.asr_data import AudioData
+    from summarymixing_modules.training.config import Recipe
 
 
 class FeatureBrain(SafeBrain):
@@ -29,10 +33,40 @@ class FeatureBrain(SafeBrain):
         "wav_augment",  # on samples; null for none
         "fea_augment",  # on filterbanks; null for none
         "dynchunktrain_config_sampler",  # draws chunk settings; null for full context
+        "modules",  # read by from_recipe, as are the next two
+        "opt_class",
+        "checkpointer",
         "epoch_counter",
         "encoder_module",
     }
     architecture_keys = (*SafeBrain.architecture_keys, "encoder_module")
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, **more: Any) -> Self:
+        """The Brain of a recipe.
+
+        Args:
+            recipe: with the keys ``modules``, ``opt_class`` and ``checkpointer``.
+            **more: further keys, or other values.
+        """
+        hparams = {**recipe.hparams, **more}
+        return cls(
+            hparams["modules"],
+            hparams["opt_class"],
+            hparams,
+            recipe.run_opts,
+            hparams["checkpointer"],
+        )
+
+    def fit_on(self, data: AudioData) -> None:
+        """`fit`: as many epochs as ``epoch_counter`` says, each with a validation at its end."""
+        self.fit(
+            self.hparams.epoch_counter,
+            data.datasets.train,
+            data.datasets.valid,
+            train_loader_kwargs=data.train_loader,
+            valid_loader_kwargs=data.eval_loader,
+        )
 
     def features(
         self, samples_BL: Tensor, share_B: Tensor, stage: sb.Stage

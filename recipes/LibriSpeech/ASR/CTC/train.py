@@ -11,39 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
-from summarymixing_modules.training.config import (
-    load_recipe,
-    refuse_foreign_mixer_options,
-    run,
-)
+from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.ctc import CTCBrain
 
-KEYS = CTCBrain.known_keys | DATA_KEYS | {"modules", "opt_class", "checkpointer"}
+KEYS = CTCBrain.known_keys | DATA_KEYS
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    hparams = recipe.hparams
-    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
-    data = load_librispeech(hparams)
-    brain = CTCBrain(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
+    data = load_librispeech(recipe.hparams)
+    brain = CTCBrain.from_recipe(recipe)
     brain.tokenizer = data.tokenizer
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
     extra = {"test_wer": metrics["test_wer"]}  # of the first test split, where people look
     return brain.finish(metrics, real_time_factor, extra)

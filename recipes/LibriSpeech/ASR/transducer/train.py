@@ -18,14 +18,9 @@ from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
-from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.models.transducer_search import check_search
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, load_librispeech
-from summarymixing_modules.training.config import (
-    load_recipe,
-    refuse_foreign_mixer_options,
-    run,
-)
+from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.streaming_matrix import (
     check_matrix,
     format_matrix,
@@ -35,36 +30,22 @@ from summarymixing_modules.training.streaming_matrix import (
 from summarymixing_modules.training.transducer import TransducerBrain, check_chunked
 
 MATRIX_KEYS = {"streaming_matrix", "matrix_chunk_sizes", "matrix_left_contexts"}
-KEYS = TransducerBrain.known_keys | DATA_KEYS | {"modules", "opt_class", "checkpointer"}
-KEYS = KEYS | {"streaming", "transformer"} | MATRIX_KEYS
+KEYS = TransducerBrain.known_keys | DATA_KEYS | MATRIX_KEYS | {"streaming", "transformer"}
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
     hparams = recipe.hparams
-    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
     check_search(hparams["test_beam_size"], hparams["max_expansions"])
     check_matrix(hparams["matrix_chunk_sizes"], hparams["matrix_left_contexts"])
     for flag in ("streaming", "streaming_matrix"):
         if hparams[flag]:
             check_chunked(hparams["transformer"].encoder, f"--{flag}=True")
     data = load_librispeech(hparams)
-    brain = TransducerBrain(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
+    brain = TransducerBrain.from_recipe(recipe)
     brain.tokenizer = data.tokenizer
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
     extra: dict[str, Any] = {"test_wer": metrics["test_wer"]}  # of the first test split
     if hparams["streaming_matrix"]:

@@ -14,51 +14,33 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, check_settings
-from summarymixing_modules.training.config import (
-    load_recipe,
-    refuse_foreign_mixer_options,
-    run,
-)
+from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
     load_language_model,
     save_tokenizer,
 )
 
-KEYS = AttentionCTCBrain.known_keys | DATA_KEYS | {"modules", "opt_class", "checkpointer"}
+KEYS = AttentionCTCBrain.known_keys | DATA_KEYS
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
     hparams = recipe.hparams
-    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
     check_settings(hparams)
     if hparams["lm_folder"] is not None:
         check_lm_folder(hparams["lm_folder"])
     data = load_librispeech(hparams, bos_eos=True)
     # Under one name whatever its type, for the recipe of language models.
     run_on_main(save_tokenizer, [data.tokenizer, Path(hparams["save_folder"])])
-    brain = AttentionCTCBrain(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
+    brain = AttentionCTCBrain.from_recipe(recipe)
     brain.tokenizer = data.tokenizer
     if hparams["lm_folder"] is not None:
         brain.language_model = load_language_model(hparams["lm_folder"], data.tokenizer)
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
     extra = {"test_wer": metrics["test_wer"]}  # of the first test split, where people look
     return brain.finish(metrics, real_time_factor, extra)

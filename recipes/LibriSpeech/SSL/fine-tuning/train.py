@@ -21,8 +21,7 @@ from summarymixing_modules.training.fine_tuning import (
     load_fine_tuning_data,
 )
 
-KEYS = FineTuningBrain.known_keys | FINE_TUNING_DATA_KEYS | START_KEYS | {"opt_class"}
-KEYS |= {"checkpointer"}
+KEYS = FineTuningBrain.known_keys | FINE_TUNING_DATA_KEYS | START_KEYS
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
@@ -34,21 +33,9 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     data = load_fine_tuning_data(hparams)
     modules = {"model": start.model, "normalize": start.normalize}
     hparams["checkpointer"].add_recoverables(modules)
-    brain = FineTuningBrain(
-        modules,
-        hparams["opt_class"],
-        {**hparams, "compute_features": start.features},
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
+    brain = FineTuningBrain.from_recipe(recipe, modules=modules, compute_features=start.features)
     brain.tokenizer = data.tokenizer
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
     extra = {"test_wer": metrics["test_wer"], "encoder": start.encoder}
     return brain.finish(metrics, real_time_factor, extra)

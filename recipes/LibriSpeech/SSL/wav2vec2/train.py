@@ -11,38 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.mixers import options_by_mixer
 from summarymixing_modules.training.asr_data import AUDIO_KEYS, load_librispeech_audio
-from summarymixing_modules.training.config import (
-    load_recipe,
-    refuse_foreign_mixer_options,
-    run,
-)
+from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.wav2vec2 import Wav2Vec2Brain
 
-KEYS = Wav2Vec2Brain.known_keys | AUDIO_KEYS | {"modules", "opt_class", "checkpointer"}
+KEYS = Wav2Vec2Brain.known_keys | AUDIO_KEYS
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    hparams = recipe.hparams
-    refuse_foreign_mixer_options(recipe.overrides, hparams["attention_type"], options_by_mixer())
-    data = load_librispeech_audio(hparams)
-    brain = Wav2Vec2Brain(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
-    brain.fit(
-        hparams["epoch_counter"],
-        data.datasets.train,
-        data.datasets.valid,
-        train_loader_kwargs=data.train_loader,
-        valid_loader_kwargs=data.eval_loader,
-    )
+    data = load_librispeech_audio(recipe.hparams)
+    brain = Wav2Vec2Brain.from_recipe(recipe)
+    brain.fit_on(data)
     return brain.finish(brain.evaluate_all(data.datasets.valid, data.eval_loader))
 
 
