@@ -49,10 +49,12 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel
 from summarymixing_modules.models.acoustic import architecture_of
 from summarymixing_modules.models.describe import build, describe
+from summarymixing_modules.models.fine_tuned import FineTunedModel
 from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.fine_tuning import FineTuningBrain
 from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.report import RESOLVED_YAML, RESULT
 from summarymixing_modules.training.yaml_checks import parse_yaml
@@ -246,8 +248,10 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
         run_opts={**_ON_CPU, "test_only": True},
         checkpointer=AtomicCheckpointer(folder, modules),
     )
+    fine_tuned = isinstance(parts.model, FineTunedModel)
+    ranking = FineTuningBrain.ranking if fine_tuned else brain.ranking
     try:
-        brain.on_evaluate_start(**brain.ranking)
+        brain.on_evaluate_start(**ranking)
     except FileNotFoundError as error:
         raise InputError(str(error)) from None
     return brain.averaged_checkpoints
