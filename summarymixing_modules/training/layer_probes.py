@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import speechbrain
 import torch
 
-import summarymixing_modules
 from summarymixing_modules.bundles.speech_encoder import frozen_encoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.probe import FrozenEncoder
@@ -33,7 +27,7 @@ from summarymixing_modules.training.layer_probe_results import (
     write_results,
 )
 from summarymixing_modules.training.layer_probe_tasks import TASKS, ProbedEncoder, Settings
-from summarymixing_modules.training.report import git_commit
+from summarymixing_modules.training.report import provenance
 
 #: Raise it whenever the same encoder, data and settings give other figures.
 _VERSION = 1
@@ -134,7 +128,12 @@ def _probe(probed: ProbedEncoder, task: str, plan: _Plan) -> LayerProbe:
         settings=plan.wanted[task],
         figures=list(outcome.figures),
         chance=outcome.chance,
-        details={**outcome.details, **_circumstances(probed.settings, started)},
+        details={
+            **outcome.details,
+            "seconds": time.perf_counter() - started,
+            "device": probed.settings.device,
+            **provenance(),
+        },
     )
 
 
@@ -193,19 +192,3 @@ def _check_memory(encoder: FrozenEncoder, name: str, librispeech: LibriSpeechPar
             f"--tasks content: the hidden states of {name} for {audio / 3600:.1f} h take "
             f"{needed / 1e9:.1f} GB of this machine's {there / 1e9:.1f} GB: lower --max_hours."
         )
-
-
-def _circumstances(settings: Settings, started: float) -> dict[str, Any]:
-    return {
-        "seconds": time.perf_counter() - started,
-        "command": shlex.join(sys.argv),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "speechbrain": speechbrain.__version__,
-            "summarymixing_modules": summarymixing_modules.__version__,
-        },
-        "git_commit": git_commit(Path(summarymixing_modules.__file__)),
-        "device": settings.device,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

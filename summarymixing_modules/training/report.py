@@ -105,6 +105,18 @@ def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
         "padding_share": 1 - audio / padded if padded else None,
         "peak_memory_mb": _over_ranks(peak, brain.device, torch.distributed.ReduceOp.MAX),
         "peak_memory_of": "CUDA tensors" if brain.device.startswith("cuda") else "process (RSS)",
+        **provenance(),
+        "config_sha256": config_hash(folder / RESOLVED_YAML),
+        "device": brain.device,
+        "device_name": _device_name(brain.device),
+        "world_size": torch.distributed.get_world_size() if is_distributed_initialized() else 1,
+        "precision": brain.precision,
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """What made a figure, and when: command, versions, commit, date."""
+    return {
         "command": shlex.join(sys.argv),
         "versions": {
             "python": platform.python_version(),
@@ -113,11 +125,6 @@ def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
             "summarymixing_modules": summarymixing_modules.__version__,
         },
         "git_commit": git_commit(Path(summarymixing_modules.__file__)),
-        "config_sha256": config_hash(folder / RESOLVED_YAML),
-        "device": brain.device,
-        "device_name": _device_name(brain.device),
-        "world_size": torch.distributed.get_world_size() if is_distributed_initialized() else 1,
-        "precision": brain.precision,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
