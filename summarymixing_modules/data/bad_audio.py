@@ -44,7 +44,7 @@ def tolerated(total: int, max_bad_fraction: float) -> int:
         ValueError: the fraction is outside [0, 1].
     """
     if not 0.0 <= max_bad_fraction <= 1.0:
-        raise ValueError(f"--max_bad_fraction {max_bad_fraction}: use a fraction between 0 and 1")
+        raise ValueError(f"--max_bad_audio {max_bad_fraction}: use a fraction between 0 and 1")
     return max(1, math.floor(max_bad_fraction * total)) if max_bad_fraction else 0
 
 
@@ -125,9 +125,9 @@ class BadAudioLog:
         if self.limit is not None and len(listed) > self.limit:
             raise TooManyBadFiles(
                 f"{len(listed)} of {self.total} utterances are unusable, more than the "
-                f"{self.limit} allowed by --max_bad_fraction {self.max_bad_fraction:g}. "
+                f"{self.limit} allowed by --max_bad_audio {self.max_bad_fraction:g}. "
                 f"The last one: {listed[-1].reason}. All are listed in {self.csv_path}: repair "
-                "them and delete that list, or raise --max_bad_fraction to go on without them"
+                "them and delete that list, or raise --max_bad_audio to go on without them"
             )
 
     def forget(self, folder: str) -> None:

@@ -25,14 +25,16 @@ from summarymixing_modules.data.audio import AudioError, probe_audio
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.common_voice_text import ALPHABETS, normalise_sentence
 from summarymixing_modules.data.labelled import (
-    SAMPLE_RATE,
     LabelledManifests,
-    LabelledPreparation,
-    LabelledUtterance,
-    Listing,
-    file_state,
 )
 from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.preparation import (
+    SAMPLE_RATE,
+    Listing,
+    Preparation,
+    Utterance,
+    file_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ def prepare_common_voice(
     if skip_prep:
         return manifests.require()
     root = _language_folder(Path(data_folder), language)
-    preparation = LabelledPreparation(
+    preparation = Preparation(
         Path(data_folder), save, workers, "header", max_bad_fraction, progress
     )
     converter = _Converter(root / "clips", Path(clips_folder) / language, language, longest)
@@ -104,7 +106,7 @@ def prepare_common_voice(
 
 
 def _lister(
-    preparation: LabelledPreparation, converter: _Converter, root: Path, split: str
+    preparation: Preparation, converter: _Converter, root: Path, split: str
 ) -> Callable[[], Listing]:
     """Lists a split: reads its list and converts its clips."""
 
@@ -115,7 +117,7 @@ def _lister(
             converter, entries, preparation.workers, title if preparation.progress else None
         )
         found = Listing(
-            [result for result in done if isinstance(result, LabelledUtterance)],
+            [result for result in done if isinstance(result, Utterance)],
             [result for result in done if isinstance(result, BadFile)],
         )
         long = len(done) - len(found.utterances) - len(found.bad)
@@ -128,7 +130,7 @@ def _lister(
 
 def _in_threads(
     converter: _Converter, entries: list[_Entry], workers: int, title: str | None
-) -> list[LabelledUtterance | BadFile | None]:
+) -> list[Utterance | BadFile | None]:
     bar = tqdm(total=len(entries), desc=title, unit="clip", disable=title is None)
     done = []
     with bar, ThreadPoolExecutor(workers) as pool:
@@ -192,7 +194,7 @@ class _Converter:
     language: str
     longest: float
 
-    def __call__(self, entry: _Entry) -> LabelledUtterance | BadFile | None:
+    def __call__(self, entry: _Entry) -> Utterance | BadFile | None:
         name, source = Path(entry.clip).stem, self.clips / entry.clip
         try:
             text = normalise_sentence(entry.sentence, self.language)
@@ -203,7 +205,7 @@ class _Converter:
         if audio is None:
             return None
         # The manifest's speaker is a short form of the client's 128 digits.
-        return LabelledUtterance(name, audio, {}, text, entry.speaker[:16])
+        return Utterance(name, audio, {}, text, entry.speaker[:16])
 
     def _converted(self, source: Path, target: Path) -> Path | None:
         """The clip at 16 kHz; None if it is too long."""

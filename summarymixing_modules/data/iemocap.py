@@ -18,15 +18,17 @@ from pathlib import Path
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.labelled import (
     LabelledManifests,
-    LabelledPreparation,
-    LabelledUtterance,
-    Listing,
-    Verify,
-    file_state,
     read_annotations,
     write_annotations,
 )
 from summarymixing_modules.data.manifest import ManifestError, Row, read_manifest, write_manifest
+from summarymixing_modules.data.preparation import (
+    Listing,
+    Preparation,
+    Utterance,
+    Verify,
+    file_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +90,7 @@ def prepare_iemocap(
     if skip_prep:
         return manifests.require()
     root = _corpus_root(Path(data_folder))
-    preparation = LabelledPreparation(
-        Path(data_folder), save, workers, verify, max_bad_fraction, progress
-    )
+    preparation = Preparation(Path(data_folder), save, workers, verify, max_bad_fraction, progress)
     fingerprint = {"root": str(root), "files": [file_state(path) for path in _watched(root)]}
     corpus = preparation.prepare("iemocap", fingerprint, lambda: read_turns(root))
     _write_fold(corpus, manifests, fold)
@@ -195,7 +195,7 @@ def _labelled_turns(file: Path) -> Iterator[tuple[str, str, str]]:
             yield f"{file}:{number}", match["turn"], match["emotion"]
 
 
-def _utterance(root: Path, where: str, turn: str, emotion: str) -> LabelledUtterance | BadFile:
+def _utterance(root: Path, where: str, turn: str, emotion: str) -> Utterance | BadFile:
     name = _NAME.match(turn)
     if name is None:
         return BadFile(where, turn, f"{where}: {turn!r} is not the name of a turn")
@@ -205,4 +205,4 @@ def _utterance(root: Path, where: str, turn: str, emotion: str) -> LabelledUtter
     folder = root / f"Session{int(name['session'][3:])}" / "sentences" / "wav"
     audio = folder / turn.rpartition("_")[0] / f"{turn}.wav"
     speaker = name["session"] + name["sex"]
-    return LabelledUtterance(turn, audio, {TASK: EMOTIONS[emotion]}, speaker=speaker)
+    return Utterance(turn, audio, {TASK: EMOTIONS[emotion]}, speaker=speaker)

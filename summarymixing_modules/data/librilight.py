@@ -20,8 +20,8 @@ from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.librilight_cuts import CutSettings
 from summarymixing_modules.data.librilight_parts import Part, Preparation, digest
 from summarymixing_modules.data.librilight_tree import SPLITS, SpeakerListing
-from summarymixing_modules.data.librispeech import Verify
 from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Row, write_manifest
+from summarymixing_modules.data.preparation import Verify
 
 __all__ = ["SPLITS", "LibriLightManifests", "prepare_librilight"]
 

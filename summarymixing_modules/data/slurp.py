@@ -18,14 +18,16 @@ from typing import Any
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.labelled import (
     LabelledManifests,
-    LabelledPreparation,
-    LabelledUtterance,
-    Listing,
-    Verify,
-    file_state,
     merge_labelled,
 )
 from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.preparation import (
+    Listing,
+    Preparation,
+    Utterance,
+    Verify,
+    file_state,
+)
 from summarymixing_modules.data.semantics import Entity, Semantics
 
 SPLITS = ("train", "train_synthetic", "devel", "test")
@@ -92,7 +94,7 @@ def prepare_slurp(
     folder = Path(data_folder)
     if not folder.is_dir():
         raise ManifestError(f"--data_folder {folder}: no such folder. Give SLURP's repository")
-    preparation = LabelledPreparation(folder, save, workers, verify, max_bad_fraction, progress)
+    preparation = Preparation(folder, save, workers, verify, max_bad_fraction, progress)
     for split in dict.fromkeys((*train_splits, *dev_splits, *test_splits)):
         _prepare_split(preparation, split)
     merge_labelled([save / f"slurp_{split}.csv" for split in train_splits], manifests.train)
@@ -118,7 +120,7 @@ def _check_splits(train: Sequence[str], dev: Sequence[str], test: Sequence[str])
         )
 
 
-def _prepare_split(preparation: LabelledPreparation, split: str) -> None:
+def _prepare_split(preparation: Preparation, split: str) -> None:
     annotations = _annotation_file(preparation.data_folder, split)
     audio = _audio_folder(preparation.data_folder, split)
     fingerprint = {
@@ -187,7 +189,7 @@ def read_split(annotations: Path, audio: Path) -> Listing:
     return listing
 
 
-def _read_line(line: str, audio: Path) -> Iterator[LabelledUtterance]:
+def _read_line(line: str, audio: Path) -> Iterator[Utterance]:
     """The recordings of a line.
 
     Raises:
@@ -210,7 +212,7 @@ def _read_line(line: str, audio: Path) -> Iterator[LabelledUtterance]:
     }
     text = " ".join(str(record.get("sentence", "")).split())
     for file in _files(record):
-        yield LabelledUtterance(Path(file).stem, audio / file, annotation, text)
+        yield Utterance(Path(file).stem, audio / file, annotation, text)
 
 
 def _entities(record: Mapping[str, Any]) -> Iterator[Entity]:

@@ -21,15 +21,17 @@ from typing import Any
 from summarymixing_modules.data.audio import AudioError, check_audio
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.labelled import (
-    SAMPLE_RATE,
     LabelledManifests,
-    LabelledPreparation,
-    LabelledUtterance,
+)
+from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.preparation import (
+    SAMPLE_RATE,
     Listing,
+    Preparation,
+    Utterance,
     Verify,
     file_state,
 )
-from summarymixing_modules.data.manifest import ManifestError
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ def prepare_speech_commands(
         return manifests.require()
     folder = Path(data_folder)
     corpus = CommandsCorpus(folder, task)
-    preparation = LabelledPreparation(folder, save, workers, verify, max_bad_fraction, progress)
+    preparation = Preparation(folder, save, workers, verify, max_bad_fraction, progress)
     for split in SPLITS:
         preparation.prepare(split, corpus.fingerprint(), partial(corpus.listing, split))
     return manifests
@@ -204,12 +206,12 @@ class CommandsCorpus:
 
     def _clips_of(
         self, word: str, split: str, splits: dict[str, str], label: str
-    ) -> Iterator[LabelledUtterance]:
+    ) -> Iterator[Utterance]:
         for clip in self.clips[word]:
             if splits.get(f"{word}/{clip.name}", "training") == split:
                 yield _clip(clip, word, label)
 
-    def _check_words(self, split: str, known: Sequence[LabelledUtterance]) -> None:
+    def _check_words(self, split: str, known: Sequence[Utterance]) -> None:
         counts = Counter(utterance.annotation["word"] for utterance in known)
         empty = [word for word in self.words if not counts[word]]
         if empty and split == "training":
@@ -244,7 +246,7 @@ class CommandsCorpus:
                     splits[clip] = split
         return splits, bad
 
-    def _silence(self, split: str, wanted: int) -> Iterator[LabelledUtterance]:
+    def _silence(self, split: str, wanted: int) -> Iterator[Utterance]:
         """Seconds of noise from the stretches of a split, longer stretches more often."""
         if not wanted:
             return
@@ -255,7 +257,7 @@ class CommandsCorpus:
             file, first, last = draw.choices(starts, weights)[0]
             start = draw.randint(first, last)
             annotation = {"label": SILENCE, "word": ""}
-            yield LabelledUtterance(
+            yield Utterance(
                 f"{SILENCE}/{split}_{index}",
                 file,
                 annotation,
@@ -321,13 +323,13 @@ def _official_folder(task: CommandsTask) -> Path | None:
     return folder
 
 
-def _official_clips(folder: Path, words: Sequence[str]) -> Iterator[LabelledUtterance]:
+def _official_clips(folder: Path, words: Sequence[str]) -> Iterator[Utterance]:
     for label in (*words, UNKNOWN, SILENCE):
         for clip in sorted((folder / label).glob("*.wav")):
             yield _clip(clip, "" if label.startswith("_") else label, label)
 
 
-def _clip(clip: Path, word: str, label: str) -> LabelledUtterance:
+def _clip(clip: Path, word: str, label: str) -> Utterance:
     speaker = clip.stem.split("_nohash_")[0]
     annotation = {"label": label, "word": word}
-    return LabelledUtterance(f"{clip.parent.name}/{clip.stem}", clip, annotation, speaker=speaker)
+    return Utterance(f"{clip.parent.name}/{clip.stem}", clip, annotation, speaker=speaker)

@@ -20,13 +20,15 @@ from pathlib import Path
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labelled import (
     LabelledManifests,
-    LabelledPreparation,
-    LabelledUtterance,
+)
+from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.preparation import (
     Listing,
+    Preparation,
+    Utterance,
     Verify,
     file_state,
 )
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +117,7 @@ def prepare_voxceleb(
         manifests.require()
         return manifests
     corpus = _Corpus.find(Path(data_folder), trials_file, valid_share, seed)
-    preparation = LabelledPreparation(
-        Path(data_folder), save, workers, verify, max_bad_fraction, progress
-    )
+    preparation = Preparation(Path(data_folder), save, workers, verify, max_bad_fraction, progress)
     fingerprint = corpus.fingerprint()
     preparation.prepare("voxceleb_train", fingerprint, lambda: corpus.training()[0])
     preparation.prepare("voxceleb_valid", fingerprint, lambda: corpus.training()[1])
@@ -238,10 +238,10 @@ def _trials_in(root: Path) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def _utterance(tree: Path, path: Path) -> LabelledUtterance:
+def _utterance(tree: Path, path: Path) -> Utterance:
     name = path.relative_to(tree).as_posix()
     speaker = name.split("/")[0]
-    return LabelledUtterance(name, path, {TASK: speaker}, speaker=speaker)
+    return Utterance(name, path, {TASK: speaker}, speaker=speaker)
 
 
 def _write_usable_trials(trials: Iterable[Trial], manifests: VoxCelebManifests) -> None:

@@ -122,7 +122,7 @@ def load_librispeech_part(settings: Preparation) -> LibriSpeechPart:
         {},
         settings.corpora,
         tokenizer,
-        manifests.bad_audio,
+        save / "bad_audio.csv",
         max_bad_fraction=settings.max_bad_audio,
     )
     return LibriSpeechPart(
@@ -180,7 +180,6 @@ def _prepared(tasks: str, prepare: Callable[[], _Result]) -> _Result:
         return prepare()
     except InputError as error:
         told = str(error).replace("--data_folder ", "--corpora=")
-        told = told.replace("--max_bad_fraction", "--max_bad_audio")
         raise InputError(f"{told} (needed by --tasks {tasks})") from error
 
 

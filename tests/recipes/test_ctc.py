@@ -226,10 +226,10 @@ def test_bad_audio_is_left_out_listed_and_limited(
     train[2].write_bytes(b"")
     train[3].unlink()
     options = [*tiny(SMALL), f"--data_folder={copy}", "--debug"]
-    with pytest.raises(InputError, match="--max_bad_audio|max_bad"):
+    with pytest.raises(InputError, match="--max_bad_audio"):
         run_recipe(SMALL, *options)
     result = run_recipe(SMALL, *options, "--max_bad_audio=0.5")
     assert result["optimizer_steps"] > 0
-    listed = "".join(path.read_text() for path in (tmp_path / "run").rglob("bad_audio.csv"))
+    listed = "".join(path.read_text() for path in (tmp_path / "run").rglob("bad_*.csv"))
     for path in train[:4]:
         assert path.stem in listed

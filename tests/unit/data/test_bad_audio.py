@@ -25,7 +25,7 @@ def test_tolerated(total: int, fraction: float, allowed: int) -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
 def test_a_fraction_outside_its_range_is_refused(tmp_path: Path, fraction: float) -> None:
-    with pytest.raises(ValueError, match="--max_bad_fraction"):
+    with pytest.raises(ValueError, match="--max_bad_audio"):
         BadAudioLog(tmp_path / "bad.csv", 10, fraction)
 
 
@@ -50,7 +50,7 @@ def test_the_limit(tmp_path: Path) -> None:
     with pytest.raises(TooManyBadFiles) as caught:
         log.record("/d", "d", "/d: is empty")
     message = str(caught.value)
-    for part in ("4 of 300", "3 allowed by --max_bad_fraction 0.01", "/d: is empty", "bad.csv"):
+    for part in ("4 of 300", "3 allowed by --max_bad_audio 0.01", "/d: is empty", "bad.csv"):
         assert part in message
     assert len(log) == 4
 

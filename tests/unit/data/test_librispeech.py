@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from summarymixing_modules.data import librispeech
+from summarymixing_modules.data import librispeech, preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.librispeech import LibriSpeechManifests, prepare_librispeech
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
@@ -29,18 +29,22 @@ def save(tmp_path: Path) -> Path:
 def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the audio files that were opened."""
     names: list[str] = []
-    original = librispeech.check_audio
+    original = preparation.check_audio
 
     def note(path: Path, sample_rate: int) -> object:
         names.append(path.name)
         return original(path, sample_rate)
 
-    monkeypatch.setattr(librispeech, "check_audio", note)
+    monkeypatch.setattr(preparation, "check_audio", note)
     return names
 
 
 def prepare(corpus: Path, save: Path, **arguments: object) -> LibriSpeechManifests:
     return prepare_librispeech(corpus, save, **{"workers": 2, "progress": False, **arguments})  # type: ignore[arg-type]
+
+
+def bad_list(save: Path) -> BadAudioLog:
+    return BadAudioLog(save / f"bad_{TRAIN}.csv")
 
 
 def audio_files(corpus: Path, split: str = TRAIN) -> list[Path]:
@@ -63,7 +67,7 @@ def test_manifests_say_what_the_corpus_holds(corpus: Path, save: Path) -> None:
     assert len(read_manifest(manifests.valid)) == 3
     assert list(manifests.test) == ["test-clean"]
     assert len(read_manifest(manifests.test["test-clean"])) == 4
-    assert not manifests.bad_audio.exists()
+    assert not list(save.glob("bad_*"))
 
 
 @pytest.mark.parametrize("below", ["", "LibriSpeech"])
@@ -136,7 +140,7 @@ def test_ctrl_c_while_files_are_examined_stops_at_once(
     def interrupted(*_args: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(librispeech, "check_audio", interrupted)
+    monkeypatch.setattr(preparation, "check_audio", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(corpus, save)
     assert not list(save.glob("*.csv"))
@@ -240,15 +244,20 @@ def test_one_bad_file_is_left_out_and_two_are_too_many(
     damage(paths[0])
     manifests = prepare(corpus, save)
     assert paths[0].stem not in {row.id for row in read_manifest(manifests.train)}
-    listed = BadAudioLog(manifests.bad_audio).read()
+    listed = bad_list(save).read()
     assert [(file.path, file.id) for file in listed] == [(str(paths[0]), paths[0].stem)]
     assert reason in listed[0].reason
     damage(paths[1])
     (save / f"{TRAIN}.json").unlink()
     with pytest.raises(TooManyBadFiles) as caught:
         prepare(corpus, save)
-    assert len(BadAudioLog(manifests.bad_audio).read()) == 2
-    for part in (f"{TRAIN}: 2 of 12", "1 allowed by --max_bad_fraction 0.01", reason, "bad_audio"):
+    assert len(bad_list(save).read()) == 2
+    for part in (
+        f"{TRAIN}: 2 of 12",
+        "1 allowed by --max_bad_audio 0.01",
+        reason,
+        f"bad_{TRAIN}.csv",
+    ):
         assert part in str(caught.value)
     # Allowed, or strict.
     assert len(read_manifest(prepare(corpus, save, max_bad_fraction=0.2).train)) == 10
@@ -272,7 +281,7 @@ def test_a_repaired_file_comes_back(corpus: Path, save: Path) -> None:
     path.write_bytes(good)
     prepare(corpus, save)
     assert len(read_manifest(manifests.train)) == 12
-    assert BadAudioLog(manifests.bad_audio).read() == []
+    assert bad_list(save).read() == []
 
 
 def test_audio_without_a_transcript(corpus: Path, save: Path) -> None:
@@ -280,7 +289,7 @@ def test_audio_without_a_transcript(corpus: Path, save: Path) -> None:
     audio.with_name("stray.flac").write_bytes(audio.read_bytes())
     manifests = prepare(corpus, save)
     assert len(read_manifest(manifests.train)) == 12
-    (listed,) = BadAudioLog(manifests.bad_audio).read()
+    (listed,) = bad_list(save).read()
     assert listed.id == "stray" and "audio without a line in a transcript" in listed.reason
 
 
@@ -335,7 +344,7 @@ def test_missing_folders_and_splits(corpus: Path, save: Path, tmp_path: Path) ->
 def test_a_split_of_which_nothing_is_usable(corpus: Path, save: Path) -> None:
     for path in audio_files(corpus, "dev-clean"):
         _empty(path)
-    with pytest.raises(ManifestError, match="dev-clean: no usable utterance"):
+    with pytest.raises(ManifestError, match="dev-clean: there is no usable utterance"):
         prepare(corpus, save, max_bad_fraction=1.0)
 
 
@@ -346,8 +355,8 @@ def test_a_split_of_which_nothing_is_usable(corpus: Path, save: Path) -> None:
         ({"train_splits": []}, "--train_splits: name at least one"),
         ({"train_splits": [TRAIN, TRAIN]}, "a split is named twice"),
         ({"test_splits": [TRAIN]}, "scores on training data mean nothing"),
-        ({"verify": "all"}, "--verify 'all': use one of header, decode"),
-        ({"workers": 0}, "--workers 0: use at least 1"),
+        ({"verify": "all"}, "--verify_audio 'all': use one of header, decode"),
+        ({"workers": 0}, "--prep_workers 0: use at least 1"),
     ],
 )
 def test_bad_arguments(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.data import labelled
+from summarymixing_modules.data import preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
@@ -68,13 +68,13 @@ def save(tmp_path: Path) -> Path:
 def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the audio files that were opened."""
     names: list[str] = []
-    original = labelled.check_audio
+    original = preparation.check_audio
 
     def note(path: Path, sample_rate: int) -> object:
         names.append(path.name)
         return original(path, sample_rate)
 
-    monkeypatch.setattr(labelled, "check_audio", note)
+    monkeypatch.setattr(preparation, "check_audio", note)
     return names
 
 

@@ -1,0 +1,255 @@
+"""From what a corpus lists to manifests: examined, resumable, with a limit on what is unusable.
+
+A split NAME becomes ``NAME.csv`` (a manifest), ``NAME.jsonl`` (its annotations, where the corpus
+has labels; see data/labelled.py), ``bad_NAME.csv`` (what could not be used, if anything) and
+``NAME.json`` (the stamp that lets a later call keep all of it).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tqdm import tqdm
+
+from summarymixing_modules.data.audio import AudioError, check_audio, read_audio
+from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, TooManyBadFiles, tolerated
+from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.labelled import annotations_of, write_annotations
+from summarymixing_modules.data.manifest import (
+    DATA_ROOT,
+    ManifestError,
+    Row,
+    read_manifest,
+    write_manifest,
+)
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATE = 16000
+Verify = Literal["header", "decode"]
+#: Raise it whenever the same corpus and settings give other manifests.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance as a corpus lists it; its audio has not been looked at.
+
+    Attributes:
+        id: unique in a split.
+        audio: its file.
+        annotation: labels and whatever else belongs to it, as JSON.
+        text: transcript, where there is one.
+        speaker: where the corpus tells.
+        start: first sample of the file that belongs to it.
+        stop: one past its last sample; None is the end of the file.
+    """
+
+    id: str
+    audio: Path
+    annotation: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    speaker: str = ""
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a corpus lists for a split.
+
+    Attributes:
+        utterances: in their order.
+        bad: entries of the lists that cannot be used.
+    """
+
+    utterances: list[Utterance] = field(default_factory=list)
+    bad: list[BadFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The settings of one call, and the work on one split at a time.
+
+    Attributes:
+        data_folder: the folder that ``$data_root`` stands for.
+        save_folder: where manifests go.
+        workers: threads that examine audio files.
+        verify: "header" reads every file's header, "decode" decodes every file.
+        max_bad_fraction: part of a split that may be unusable; one entry always may, unless it is
+            0.
+        progress: show progress bars.
+        annotated: write annotations, too.
+
+    Raises:
+        ManifestError: a setting that means nothing.
+    """
+
+    data_folder: Path
+    save_folder: Path
+    workers: int = 8
+    verify: Verify = "header"
+    max_bad_fraction: float = 0.01
+    progress: bool = True
+    annotated: bool = True
+
+    def __post_init__(self) -> None:
+        if self.verify not in get_args(Verify):
+            raise ManifestError(
+                f"--verify_audio {self.verify!r}: use one of {', '.join(get_args(Verify))}"
+            )
+        if self.workers < 1:
+            raise ManifestError(f"--prep_workers {self.workers}: use at least 1")
+
+    def prepare(
+        self, name: str, fingerprint: Mapping[str, Any], listing: Callable[[], Listing]
+    ) -> Path:
+        """Write a split, or keep it if it is finished and nothing has changed.
+
+        Args:
+            name: of the split, and so of its files.
+            fingerprint: JSON that changes when the corpus or the settings of the listing do.
+            listing: lists the split; called only if it has to be prepared.
+
+        Returns:
+            the manifest.
+
+        Raises:
+            ManifestError: no usable utterance, or an ID used twice.
+            TooManyBadFiles: more is unusable than is tolerated.
+        """
+        csv_path = self.save_folder / f"{name}.csv"
+        stamp_path = self.save_folder / f"{name}.json"
+        current = {"version": _VERSION, "verify": self.verify, **fingerprint}
+        bad = _bad_of_finished(csv_path, stamp_path, current)
+        reused = bad is not None
+        if bad is None:
+            self._bad_log(name).csv_path.unlink(missing_ok=True)
+            listed = listing()
+            rows, bad = self._examine(listed, name)
+            self._report_bad(bad, name, len(rows) + len(bad))
+            if not rows:
+                raise ManifestError(f"{name}: there is no usable utterance in {self.data_folder}")
+            if self.annotated:
+                annotations = {
+                    utterance.id: utterance.annotation for utterance in listed.utterances
+                }
+                write_annotations(csv_path, {row.id: annotations[row.id] for row in rows})
+            write_manifest(csv_path, rows)
+            write_atomically(stamp_path, _stamp(csv_path, current, bad))
+        else:
+            rows = read_manifest(csv_path)
+            self._report_bad(bad, name, len(rows) + len(bad))
+        again = " (as prepared before)" if reused else ""
+        hours = sum(row.duration for row in rows) / 3600
+        logger.info(f"{name}: {len(rows)} utterances, {hours:.2f} h, {len(bad)} unusable{again}")
+        return csv_path
+
+    def _examine(self, listing: Listing, name: str) -> tuple[list[Row], list[BadFile]]:
+        """Check every file, on several threads (libsndfile releases the GIL)."""
+        rows: list[Row] = []
+        bad = list(listing.bad)
+        if len({utterance.id for utterance in listing.utterances}) < len(listing.utterances):
+            raise ManifestError(f"{name}: an ID is used for two utterances of {self.data_folder}")
+        bar = tqdm(total=len(listing.utterances), desc=name, unit="utt", disable=not self.progress)
+        with bar, ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for result in pool.map(self._examine_one, listing.utterances):
+                    bar.update()
+                    if isinstance(result, Row):
+                        rows.append(result)
+                    else:
+                        bad.append(result)
+            except BaseException:
+                # Otherwise Ctrl-C would wait for hundreds of thousands of files.
+                pool.shutdown(cancel_futures=True)
+                raise
+        return rows, bad
+
+    def _examine_one(self, utterance: Utterance) -> Row | BadFile:
+        audio, start, stop = utterance.audio, utterance.start, utterance.stop
+        try:
+            frames = check_audio(audio, SAMPLE_RATE).frames
+            if self.verify == "decode":
+                read_audio(audio, SAMPLE_RATE, start, stop)
+        except AudioError as err:
+            return BadFile(str(audio), utterance.id, str(err))
+        end = frames if stop is None else stop
+        return Row(
+            id=utterance.id,
+            duration=(end - start) / SAMPLE_RATE,
+            wav=self._located(audio),
+            spk_id=utterance.speaker,
+            wrd=utterance.text,
+            start=start,
+            stop=stop,
+        )
+
+    def _located(self, audio: Path) -> str:
+        if audio.is_relative_to(self.data_folder):
+            return f"{DATA_ROOT}/{audio.relative_to(self.data_folder).as_posix()}"
+        return str(audio.absolute())
+
+    def _bad_log(self, name: str) -> BadAudioLog:
+        return BadAudioLog(self.save_folder / f"bad_{name}.csv")
+
+    def _report_bad(self, bad: list[BadFile], name: str, total: int) -> None:
+        log = self._bad_log(name)
+        log.record_all(bad)
+        limit = tolerated(total, self.max_bad_fraction)
+        if len(bad) > limit:
+            examples = "\n".join(f"  {file.reason}" for file in bad[:5])
+            raise TooManyBadFiles(
+                f"{name}: {len(bad)} of {total} utterances are unusable, more than the {limit} "
+                f"allowed by --max_bad_audio {self.max_bad_fraction:g}:\n{examples}\n"
+                f"All are listed in {log.csv_path}: repair them, or raise --max_bad_audio to go "
+                "on without them"
+            )
+
+
+def file_state(path: str | os.PathLike[str]) -> list[int] | None:
+    """Size and time of the last change of a file or folder, for fingerprints; None if missing."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _stamp(csv_path: Path, fingerprint: Mapping[str, Any], bad: list[BadFile]) -> str:
+    stamp = {
+        "fingerprint": fingerprint,
+        "bytes": _sizes(csv_path),
+        "bad": [{"file": asdict(file), "state": file_state(file.path)} for file in bad],
+    }
+    return json.dumps(stamp, indent=1) + "\n"
+
+
+def _sizes(csv_path: Path) -> list[int]:
+    parts = (csv_path, annotations_of(csv_path))
+    return [path.stat().st_size if path.exists() else 0 for path in parts]
+
+
+def _bad_of_finished(
+    csv_path: Path, stamp_path: Path, fingerprint: Mapping[str, Any]
+) -> list[BadFile] | None:
+    """What was left out of a finished split; None if it has to be prepared (again)."""
+    try:
+        stamp = json.loads(stamp_path.read_text(encoding="utf-8"))
+        bad = [BadFile(**entry["file"]) for entry in stamp["bad"]]
+        current = (
+            # Through JSON, as the stamp has gone: tuples are lists there.
+            stamp["fingerprint"] == json.loads(json.dumps(fingerprint))
+            and stamp["bytes"] == _sizes(csv_path)
+            and all(file_state(entry["file"]["path"]) == entry["state"] for entry in stamp["bad"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return bad if current else None
