@@ -29,6 +29,9 @@ STRIDE = 4  # feature frames of an encoder frame
 class RandomProjectionQuantiser(nn.Module):
     """A frozen projection and codebooks; nothing in it is trained, all of it is saved.
 
+    They are drawn from the seed alone (``torch.manual_seed``), whatever was drawn since: models
+    with different mixers and one seed have the same targets, and their accuracies can be compared.
+
     Args:
         input_size: features of a frame.
         codes: V.
@@ -43,11 +46,15 @@ class RandomProjectionQuantiser(nn.Module):
         self, input_size: int, codes: int = 8192, code_dim: int = 16, codebooks: int = 1
     ) -> None:
         super().__init__()
-        projection = torch.empty(codebooks, input_size, code_dim)
+        # Not the seed itself: the weights of the first layers are drawn with that.
+        generator = torch.Generator().manual_seed(torch.initial_seed() ^ 1)
+        projection = torch.empty(codebooks, input_size, code_dim, device="cpu")
         for matrix in projection:
-            nn.init.xavier_uniform_(matrix)
-        self.register_buffer("projection", projection)
-        self.register_buffer("codebook", normalize(torch.randn(codebooks, codes, code_dim), dim=-1))
+            nn.init.xavier_uniform_(matrix, generator=generator)
+        codebook = torch.randn(codebooks, codes, code_dim, generator=generator, device="cpu")
+        device = torch.get_default_device()
+        self.register_buffer("projection", projection.to(device))
+        self.register_buffer("codebook", normalize(codebook, dim=-1).to(device))
 
     @torch.no_grad()
     def forward(self, frames_MF: Tensor) -> Tensor:

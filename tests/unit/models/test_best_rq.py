@@ -85,6 +85,18 @@ def test_the_quantiser_is_saved_and_never_trained() -> None:
     torch.testing.assert_close(quantiser.codebook.norm(dim=-1), torch.ones(2, 32))
 
 
+def test_the_seed_alone_draws_the_quantiser() -> None:
+    drawn = []
+    for seed, before in ((0, 1), (0, 1000), (1, 1)):
+        torch.manual_seed(seed)
+        torch.rand(before)  # a mixer with more weights
+        drawn.append(RandomProjectionQuantiser(64, codes=32, codebooks=2).state_dict())
+    for name, weight in drawn[0].items():
+        assert torch.equal(weight, drawn[1][name]) and not torch.equal(weight, drawn[2][name])
+    with torch.device("meta"):
+        assert RandomProjectionQuantiser(64, codes=32).codebook.is_meta
+
+
 def test_noise_replaces_what_is_hidden() -> None:
     model, x_BTF = make(noise_std=0.1), features()
     hidden_BT = draw_block_masks(LENGTHS, 64, 0.15, 4)
