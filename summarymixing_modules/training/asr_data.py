@@ -1,18 +1,20 @@
-"""From the data keys of a recipe to manifests, tokenizer, datasets and loaders on LibriSpeech."""
+"""From the data keys of a recipe to manifests, tokenizer, datasets and loaders: any corpus, and
+LibriSpeech.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.batching import collate, make_batch_sampler
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
-from summarymixing_modules.data.librispeech import LibriSpeechManifests, prepare_librispeech
+from summarymixing_modules.data.librispeech import prepare_librispeech
 from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.tokenizers import Tokenizer
 
@@ -42,6 +44,8 @@ AUDIO_KEYS = frozenset(
     }
 )
 DATA_KEYS = AUDIO_KEYS | {"token_type", "output_neurons"}
+
+_Manifests = TypeVar("_Manifests")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def load_librispeech(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRDa
     Raises:
         InputError: see ``prepare_librispeech``, ``build_tokenizer`` and ``make_datasets``.
     """
-    manifests = _prepare(hparams)
+    manifests = prepare_corpus(prepare_librispeech, hparams, **checked_splits(hparams))
     tokenizer = build_tokenizer(
         hparams["token_type"],
         manifests.train,
@@ -101,7 +105,7 @@ def load_librispeech_audio(hparams: Mapping[str, Any]) -> AudioData:
     Raises:
         InputError: see ``prepare_librispeech`` and ``make_datasets``.
     """
-    manifests = _prepare(hparams)
+    manifests = prepare_corpus(prepare_librispeech, hparams, **checked_splits(hparams))
     return build_data(hparams, manifests.train, manifests.valid, manifests.test)
 
 
@@ -154,17 +158,28 @@ def build_data(
     )
 
 
-def _prepare(hparams: Mapping[str, Any]) -> LibriSpeechManifests:
-    """Writes the manifests on the main process; every process learns where they are."""
+def prepare_corpus(
+    prepare: Callable[..., _Manifests], hparams: Mapping[str, Any], **own: Any
+) -> _Manifests:
+    """Writes the manifests of a corpus on the main process; every process learns where they are.
+
+    Args:
+        prepare: such as ``prepare_librispeech``.
+        hparams: with the keys that all corpora have.
+        **own: arguments of ``prepare`` beside those.
+    """
     arguments = {
         "data_folder": hparams["data_folder"],
         "save_folder": hparams["save_folder"],
-        "train_splits": hparams["train_splits"],
-        "dev_splits": hparams["dev_splits"],
-        "test_splits": hparams["test_splits"],
         "workers": hparams["prep_workers"],
-        "verify": hparams["verify_audio"],
         "max_bad_fraction": hparams["max_bad_audio"],
+        **own,
     }
-    run_on_main(prepare_librispeech, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
-    return prepare_librispeech(**arguments, skip_prep=True)
+    run_on_main(prepare, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
+    return prepare(**arguments, skip_prep=True)
+
+
+def checked_splits(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a preparation that takes splits and a way to check the audio."""
+    keys = ("train_splits", "dev_splits", "test_splits")
+    return {"verify": hparams["verify_audio"], **{key: hparams[key] for key in keys}}

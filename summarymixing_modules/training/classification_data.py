@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from speechbrain.utils.distributed import run_on_main
 
@@ -13,7 +13,13 @@ from summarymixing_modules.data.labelled import LabelledManifests, read_annotati
 from summarymixing_modules.data.labels import Labels, add_targets, report_unseen
 from summarymixing_modules.data.slurp import prepare_slurp
 from summarymixing_modules.data.speech_commands import CommandsTask, prepare_speech_commands
-from summarymixing_modules.training.asr_data import AUDIO_KEYS, AudioData, build_data
+from summarymixing_modules.training.asr_data import (
+    AUDIO_KEYS,
+    AudioData,
+    build_data,
+    checked_splits,
+    prepare_corpus,
+)
 
 SLURP_KEYS = AUDIO_KEYS | {"tasks", "classes"}
 COMMANDS_KEYS = (SLURP_KEYS - {"train_splits", "dev_splits", "test_splits"}) | {
@@ -26,6 +32,10 @@ COMMANDS_KEYS = (SLURP_KEYS - {"train_splits", "dev_splits", "test_splits"}) | {
 LABELS_FILE = "labels.json"
 
 
+#: Set → task → class that training does not have → utterances.
+Unseen: TypeAlias = dict[str, dict[str, dict[str, int]]]
+
+
 @dataclass(frozen=True)
 class ClassificationData(AudioData):
     """What a classification recipe trains and tests on.
@@ -33,12 +43,12 @@ class ClassificationData(AudioData):
     Attributes:
         labels: the classes of the training data; also in ``save_folder/labels.json``.
         annotations: of the utterances of all test sets.
-        unseen: set → task → class that training does not have → utterances, where there are any.
+        unseen: classes of the evaluations that training does not have.
     """
 
     labels: Labels
     annotations: dict[str, dict[str, Any]]
-    unseen: dict[str, dict[str, dict[str, int]]]
+    unseen: Unseen
 
 
 def load_slurp(hparams: Mapping[str, Any]) -> ClassificationData:
@@ -50,7 +60,9 @@ def load_slurp(hparams: Mapping[str, Any]) -> ClassificationData:
     Raises:
         InputError: see ``prepare_slurp``, ``make_datasets`` and ``Labels``.
     """
-    return _build(hparams, slurp_manifests(hparams))
+    return build_classification(
+        hparams, slurp_manifests(hparams), hparams["tasks"], hparams["classes"]
+    )
 
 
 def load_speech_commands(hparams: Mapping[str, Any]) -> ClassificationData:
@@ -69,51 +81,71 @@ def load_speech_commands(hparams: Mapping[str, Any]) -> ClassificationData:
         hparams["draw_seed"],
         hparams["official_test_folder"],
     )
-    return _build(hparams, _prepared(prepare_speech_commands, hparams, {"task": task}))
+    manifests = prepare_corpus(
+        prepare_speech_commands, hparams, task=task, verify=hparams["verify_audio"]
+    )
+    return build_classification(hparams, manifests, hparams["tasks"], hparams["classes"])
 
 
 def slurp_manifests(hparams: Mapping[str, Any]) -> LabelledManifests:
     """Writes SLURP's manifests on the main process; every process learns where they are."""
-    splits = {key: hparams[key] for key in ("train_splits", "dev_splits", "test_splits")}
-    return _prepared(prepare_slurp, hparams, splits)
+    return prepare_corpus(prepare_slurp, hparams, **checked_splits(hparams))
 
 
-def _prepared(
-    prepare: Callable[..., LabelledManifests],
+def build_classification(
     hparams: Mapping[str, Any],
-    own: Mapping[str, Any],
-) -> LabelledManifests:
-    arguments = {
-        "data_folder": hparams["data_folder"],
-        "save_folder": hparams["save_folder"],
-        "workers": hparams["prep_workers"],
-        "verify": hparams["verify_audio"],
-        "max_bad_fraction": hparams["max_bad_audio"],
-        **own,
-    }
-    run_on_main(prepare, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
-    return prepare(**arguments, skip_prep=True)
+    manifests: LabelledManifests,
+    tasks: Sequence[str],
+    classes: Sequence[int] | None = None,
+) -> ClassificationData:
+    """Everything that reads the manifests of a labelled corpus.
 
+    Args:
+        hparams: with the keys of ``build_data``.
+        manifests: of the corpus.
+        tasks: what the classes are of.
+        classes: how many each task is to have; None: as many as the training data have.
 
-def _build(hparams: Mapping[str, Any], manifests: LabelledManifests) -> ClassificationData:
-    data = build_data(hparams, manifests.train, manifests.valid, manifests.test)
-    train = read_annotations(manifests.train)
-    labels = Labels.of(train.values(), hparams["tasks"])
-    labels.check_sizes(hparams["classes"])
-    run_on_main(labels.save, [Path(hparams["save_folder"]) / LABELS_FILE])
-    add_targets(data.datasets.train, train, labels)
+    Raises:
+        InputError: see ``make_datasets`` and ``Labels``.
+    """
+    data, labels, unseen = build_labelled(hparams, manifests, tasks, classes)
     annotations: dict[str, dict[str, Any]] = {}
-    unseen = {}
-    evaluated = {"valid": data.datasets.valid, **data.datasets.test}
-    for name, dataset in evaluated.items():
-        manifest = manifests.valid if name == "valid" else manifests.test[name]
-        of_set = read_annotations(manifest)
-        add_targets(dataset, of_set, labels)
-        if found := labels.unseen(of_set.values()):
-            unseen[name] = found
-            report_unseen(name, found)
-        if name != "valid":
-            annotations |= of_set
+    for manifest in manifests.test.values():
+        annotations |= read_annotations(manifest)
     return ClassificationData(
         data.datasets, data.train_loader, data.eval_loader, labels, annotations, unseen
     )
+
+
+def build_labelled(
+    hparams: Mapping[str, Any],
+    manifests: LabelledManifests,
+    tasks: Sequence[str],
+    classes: Sequence[int] | None = None,
+    test_labels: bool = True,
+) -> tuple[AudioData, Labels, Unseen]:
+    """Datasets with targets, the classes of the training data, and classes that it does not have.
+
+    Args:
+        hparams, manifests, tasks, classes: as in ``build_classification``.
+        test_labels: False where the test sets have other classes.
+    """
+    data = build_data(hparams, manifests.train, manifests.valid, manifests.test)
+    annotations = {"train": read_annotations(manifests.train)}
+    labels = Labels.of(annotations["train"].values(), tasks)
+    if classes is not None:
+        labels.check_sizes(classes)
+    run_on_main(labels.save, [Path(hparams["save_folder"]) / LABELS_FILE])
+    sets = {"train": data.datasets.train, "valid": data.datasets.valid}
+    annotations["valid"] = read_annotations(manifests.valid)
+    if test_labels:
+        sets |= data.datasets.test
+        annotations |= {name: read_annotations(path) for name, path in manifests.test.items()}
+    unseen: Unseen = {}
+    for name, dataset in sets.items():
+        add_targets(dataset, annotations[name], labels)
+        if found := labels.unseen(annotations[name].values()):
+            unseen[name] = found
+            report_unseen(name, found)
+    return data, labels, unseen

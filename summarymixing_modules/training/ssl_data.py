@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from speechbrain.utils.distributed import run_on_main
-
 from summarymixing_modules.data.librilight import prepare_librilight
 from summarymixing_modules.data.manifest import ManifestError
-from summarymixing_modules.training.asr_data import AUDIO_KEYS, AudioData, build_data
+from summarymixing_modules.training.asr_data import (
+    AUDIO_KEYS,
+    AudioData,
+    build_data,
+    prepare_corpus,
+)
 
 LIBRILIGHT_KEYS = AUDIO_KEYS | {"max_pause", "valid_hours"}
 
@@ -37,18 +40,14 @@ def load_librilight_audio(hparams: Mapping[str, Any]) -> AudioData:
         raise ManifestError(
             f"the YAML file lacks {', '.join(missing)}: use one of recipes/Libri-Light"
         )
-    arguments = {
-        "data_folder": hparams["data_folder"],
-        "save_folder": hparams["save_folder"],
-        "train_splits": hparams["train_splits"],
-        "shortest": hparams["avoid_if_shorter_than"],
-        "longest": hparams["avoid_if_longer_than"],
-        "max_pause": hparams["max_pause"],
-        "valid_hours": hparams["valid_hours"],
-        "workers": hparams["prep_workers"],
-        "verify": hparams["verify_audio"],
-        "max_bad_fraction": hparams["max_bad_audio"],
-    }
-    run_on_main(prepare_librilight, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
-    manifests = prepare_librilight(**arguments, skip_prep=True)
+    manifests = prepare_corpus(
+        prepare_librilight,
+        hparams,
+        train_splits=hparams["train_splits"],
+        shortest=hparams["avoid_if_shorter_than"],
+        longest=hparams["avoid_if_longer_than"],
+        max_pause=hparams["max_pause"],
+        valid_hours=hparams["valid_hours"],
+        verify=hparams["verify_audio"],
+    )
     return build_data(hparams, manifests.train, manifests.valid, {})
