@@ -98,7 +98,7 @@ SIZES = [  # millions of parameters of the whole model: the paper's, and those t
     ("conformer", "attention_type: RelPosMHAXL", 109.1),
     ("contextnet", "", 78.0),
     ("contextnet", "alpha: 2", 172.4),
-    ("small_conformer", "", 3.646),
+    ("small_conformer", "", 3.65),
     ("transformer", "", 153.8),
 ]
 
