@@ -28,9 +28,10 @@ def ecapa_tdnn(input_size: int, channels: Sequence[int], embedding_size: int) ->
     Raises:
         InputError: the channels do not fit.
     """
-    if len(channels) != 5 or any(width % 8 for width in channels[:4]):
+    five = isinstance(channels, Sequence) and len(channels) == 5
+    if not five or any(width % 8 for width in channels[:4]):
         raise InputError(
-            f"channels={list(channels)} of ECAPA-TDNN: give five, the first four multiples of 8."
+            f"channels={channels} of ECAPA-TDNN: give five, the first four multiples of 8."
         )
     network = ECAPA_TDNN(input_size, channels=list(channels), lin_neurons=embedding_size)
     return PaddingBlind(network)
@@ -47,8 +48,8 @@ def x_vector(input_size: int, channels: Sequence[int], embedding_size: int) -> P
     Raises:
         InputError: not five widths.
     """
-    if len(channels) != 5:
-        raise InputError(f"channels={list(channels)} of X-vector: give five.")
+    if not isinstance(channels, Sequence) or len(channels) != 5:
+        raise InputError(f"channels={channels} of X-vector: give five.")
     network = Xvector(
         tdnn_channels=list(channels), lin_neurons=embedding_size, in_channels=input_size
     )
