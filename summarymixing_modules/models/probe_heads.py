@@ -48,12 +48,12 @@ class Recurrent(nn.Module):
         return pad_packed_sequence(output, batch_first=True, total_length=x_BTD.shape[1])[0]
 
 
-class RecurrentCTCHead(nn.Module):
-    """BiLSTM and Linear: log-probabilities of every frame.
+class _RecurrentHead(nn.Module):
+    """BiLSTM and Linear.
 
     Args:
         input_size: features D.
-        outputs: vocabulary V, blank included.
+        outputs: of the linear layer.
         hidden_size: of each direction of the LSTM.
         layers: of the LSTM.
         dropout: between its layers.
@@ -70,6 +70,10 @@ class RecurrentCTCHead(nn.Module):
         super().__init__()
         self.recurrent = Recurrent(input_size, hidden_size, layers, dropout)
         self.output = nn.Linear(self.recurrent.output_size, outputs)
+
+
+class RecurrentCTCHead(_RecurrentHead):
+    """BiLSTM and Linear: log-probabilities of every frame; ``outputs`` is V, blank included."""
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Log-probabilities (B, T, V)."""
@@ -154,28 +158,8 @@ class PooledLinearHead(nn.Module):
         return self.output(mean_over_time(x_BTD, lengths_B))
 
 
-class PooledRecurrentHead(nn.Module):
-    """BiLSTM, mean over the real frames and Linear: scores of the classes.
-
-    Args:
-        input_size: features D.
-        outputs: classes K.
-        hidden_size: of each direction of the LSTM.
-        layers: of the LSTM.
-        dropout: between its layers.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        outputs: int,
-        hidden_size: int = 1024,
-        layers: int = 2,
-        dropout: float = 0.2,
-    ) -> None:
-        super().__init__()
-        self.recurrent = Recurrent(input_size, hidden_size, layers, dropout)
-        self.output = nn.Linear(self.recurrent.output_size, outputs)
+class PooledRecurrentHead(_RecurrentHead):
+    """BiLSTM, mean over the real frames and Linear: scores of the classes."""
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores (B, K)."""

@@ -6,15 +6,12 @@ Shape suffixes: B batch, N classes, K tasks.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,12 +19,12 @@ from torch.nn import functional as F
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labels import UNSEEN, Labels
 from summarymixing_modules.training.confusion import Confusion
-from summarymixing_modules.training.features import FeatureBrain
+from summarymixing_modules.training.scored import ScoredBrain
 
 logger = get_logger(__name__)
 
 
-class ClassificationBrain(FeatureBrain):
+class ClassificationBrain(ScoredBrain):
     """Brain of classification recipes; ``modules`` holds ``model`` and ``normalize``.
 
     The loss is the sum over the tasks of the mean cross-entropy. ACC is the percentage of
@@ -39,15 +36,16 @@ class ClassificationBrain(FeatureBrain):
         extra_fields: added to every line of predictions.jsonl.
     """
 
-    known_keys: ClassVar[frozenset[str]] = FeatureBrain.known_keys | {
+    known_keys: ClassVar[frozenset[str]] = ScoredBrain.known_keys | {
         "tasks",
         "classes",
         "pooling",
         "joint",  # a name for "every task is right"; null for none
         "label_smoothing",
     }
-    architecture_keys = (*FeatureBrain.architecture_keys, "classes", "pooling", "labels")
+    architecture_keys = (*ScoredBrain.architecture_keys, "classes", "pooling", "labels")
     ranking: ClassVar[dict[str, str]] = {"max_key": "ACC"}
+    headlines: ClassVar[dict[str, str]] = {"test_accuracy": "ACC"}
 
     labels: Labels
     annotations: Mapping[str, Mapping[str, Any]] = {}
@@ -72,35 +70,15 @@ class ClassificationBrain(FeatureBrain):
         smoothing = self.option("label_smoothing", 0.0)
         return task_loss(predictions, targets_BK, smoothing if stage == sb.Stage.TRAIN else 0.0)
 
-    def evaluate_batch(self, batch: Any, stage: sb.Stage) -> Tensor:
-        """As SpeechBrain's, and times the work for the real-time factor."""
-        started = time.perf_counter()
-        loss = super().evaluate_batch(batch, stage)
-        self._seconds += time.perf_counter() - started
-        self._audio_seconds += self.batch_seconds(batch)[0] if len(batch) else 0.0
-        return loss
-
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Nothing predicted yet."""
-        self._seconds = self._audio_seconds = 0.0
+        super().on_stage_start(stage, epoch)
         self._names: list[str] = []
         self._files: list[str] = []
         self._best: list[list[int]] = []
         self._targets: list[list[int]] = []
 
-    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
-        """Reports the stage; after validation closes the epoch."""
-        if stage == sb.Stage.TRAIN:
-            self.train_loss = stage_loss
-            return
-        stats = {"loss": stage_loss, **self._accuracies()}
-        if stage == sb.Stage.VALID:
-            assert epoch is not None
-            self.end_epoch(epoch, {"loss": self.train_loss}, stats)
-        else:
-            self.test_stats = stats
-
-    def _accuracies(self) -> dict[str, float]:
+    def scores(self) -> dict[str, float]:
         """In percent: "ACC", and "TASK_acc" where there are several tasks."""
         best_UK = torch.tensor(self._best, dtype=torch.long).reshape(-1, len(self.labels.names))
         right_UK = best_UK == torch.tensor(self._targets, dtype=torch.long).reshape_as(best_UK)
@@ -113,33 +91,8 @@ class ClassificationBrain(FeatureBrain):
                 stats[f"{self.hparams.joint}_acc"] = stats["ACC"]
         return stats
 
-    def evaluate_all(
-        self,
-        test_sets: Mapping[str, DynamicItemDataset],
-        loader_kwargs: Mapping[str, Any],
-    ) -> tuple[dict[str, float], float]:
-        """Scores every test set with the best checkpoints; writes predictions and confusions.
-
-        Args:
-            test_sets: name → data.
-            loader_kwargs: of the DataLoader.
-
-        Returns:
-            metrics (``test_acc`` … in percent, ``test_accuracy`` of the first set) and the
-            real-time factor over all sets.
-        """
-        metrics: dict[str, float] = {}
-        seconds = audio_seconds = 0.0
-        for name, data in test_sets.items():
-            self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
-            metrics |= {f"{name}_{key.lower()}": value for key, value in self.test_stats.items()}
-            metrics.setdefault("test_accuracy", self.test_stats["ACC"])
-            seconds, audio_seconds = seconds + self._seconds, audio_seconds + self._audio_seconds
-            if self.output_folder is not None and if_main_process():
-                self._write_predictions(name, self.output_folder, single=len(test_sets) == 1)
-        return metrics, seconds / max(audio_seconds, 1e-9)
-
-    def _write_predictions(self, name: str, folder: Path, single: bool) -> None:
+    def write_details(self, name: str, folder: Path, single: bool) -> None:
+        """Writes predictions and confusions of a test set."""
         lines = []
         pairs: dict[str, list[tuple[str, str]]] = {task: [] for task in self.labels.names}
         rows = zip(self._names, self._files, self._best, strict=True)

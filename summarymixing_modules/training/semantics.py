@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import speechbrain as sb
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.files import write_atomically
@@ -53,6 +52,11 @@ class SemanticsBrain(AttentionCTCBrain):
     Attributes:
         references: the meaning of every utterance of the evaluations.
     """
+
+    headlines: ClassVar[dict[str, str]] = {
+        **AttentionCTCBrain.headlines,
+        "test_slu_f1": "slu_f1",
+    }
 
     references: Mapping[str, Semantics]
 
@@ -104,28 +108,13 @@ class SemanticsBrain(AttentionCTCBrain):
         if stage == sb.Stage.TEST:
             self.test_stats |= self.slu.summarise()
 
-    def evaluate_all(
-        self,
-        test_sets: Mapping[str, DynamicItemDataset],
-        loader_kwargs: Mapping[str, Any],
-    ) -> tuple[dict[str, float], float]:
-        """As in the base; writes ``predictions.jsonl``, in the form that SLURP's own script reads.
+    def write_details(self, name: str, folder: Path, single: bool) -> None:
+        """As in the base; and ``predictions.jsonl``, in the form that SLURP's own script reads.
 
         Of several sets, each has its own ``predictions_SET.jsonl``.
         """
-        metrics: dict[str, float] = {}
-        seconds = audio_seconds = 0.0
-        for name, data in test_sets.items():
-            of_set, _ = super().evaluate_all({name: data}, loader_kwargs)
-            metrics = {**of_set, **metrics}
-            metrics.setdefault("test_slu_f1", self.test_stats["slu_f1"])
-            seconds, audio_seconds = seconds + self._seconds, audio_seconds + self._audio_seconds
-            if self.output_folder is not None and if_main_process():
-                suffix = "" if len(test_sets) == 1 else f"_{name}"
-                self._write_predictions(name, self.output_folder / f"predictions{suffix}.jsonl")
-        return metrics, seconds / max(audio_seconds, 1e-9)
-
-    def _write_predictions(self, name: str, path: Path) -> None:
+        super().write_details(name, folder, single)
+        path = folder / ("predictions.jsonl" if single else f"predictions_{name}.jsonl")
         lines = []
         for utterance, text in self._written.items():
             meaning = parse_semantics(text)

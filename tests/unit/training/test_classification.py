@@ -102,7 +102,7 @@ def test_predictions_are_rewritten_never_appended(tmp_path: Path) -> None:
     brain.extra_fields = {"entities": []}
     for _ in range(2):
         evaluated(brain)
-        brain._write_predictions("test", tmp_path, single=True)
+        brain.write_details("test", tmp_path, single=True)
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["u1.flac", "u2.flac", "u3.flac"]
     assert json.loads(lines[2]) == {
@@ -128,7 +128,7 @@ def test_predictions_are_rewritten_never_appended(tmp_path: Path) -> None:
 def test_several_test_sets_have_their_own_files(tmp_path: Path) -> None:
     brain = make(tmp_path)
     evaluated(brain)
-    brain._write_predictions("devel", tmp_path, single=False)
+    brain.write_details("devel", tmp_path, single=False)
     assert (tmp_path / "predictions_devel.jsonl").is_file()
     assert (tmp_path / "confusion_scenario_devel.png").is_file()
 
