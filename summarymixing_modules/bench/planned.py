@@ -6,6 +6,7 @@ import importlib.util
 import io
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,9 @@ def _build(
 
     try:
         if not real:
-            try:
-                with without_memory():
-                    return build(), "meta"
-            except (NotImplementedError, RuntimeError):
-                pass  # something in it wants values; then it gets memory
+            # Where something in it wants values, it gets memory.
+            with suppress(NotImplementedError, RuntimeError), without_memory():
+                return build(), "meta"
         return build(), "cpu"
     except (OSError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{source.file} cannot be built: {error}") from error

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,37 @@ def tolerated(total: int, max_bad_fraction: float) -> int:
     if not 0.0 <= max_bad_fraction <= 1.0:
         raise ValueError(f"--max_bad_audio {max_bad_fraction}: use a fraction between 0 and 1")
     return max(1, math.floor(max_bad_fraction * total)) if max_bad_fraction else 0
+
+
+def refuse_too_many(
+    bad: Sequence[BadFile],
+    total: int,
+    max_bad_fraction: float,
+    csv_path: Path,
+    what: str = "utterances",
+    where: str = "",
+) -> None:
+    """End a preparation in which too much is unusable.
+
+    Args:
+        bad: what is.
+        total: of how many.
+        max_bad_fraction: see `tolerated`.
+        csv_path: the list of them.
+        what: they are called.
+        where: begins the message, such as "train: ".
+
+    Raises:
+        TooManyBadFiles: more are bad than is tolerated.
+    """
+    limit = tolerated(total, max_bad_fraction)
+    if len(bad) > limit:
+        examples = "\n".join(f"  {file.reason}" for file in bad[:5])
+        raise TooManyBadFiles(
+            f"{where}{len(bad)} of {total} {what} are unusable, more than the {limit} allowed by "
+            f"--max_bad_audio {max_bad_fraction:g}:\n{examples}\nAll are listed in {csv_path}: "
+            "repair them, or raise --max_bad_audio to go on without them"
+        )
 
 
 class BadAudioLog:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from summarymixing_modules.data.audio import AudioError, check_audio, read_audio
-from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, TooManyBadFiles, tolerated
+from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, refuse_too_many
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.librilight_cuts import CutSettings, cut_by_voice
 from summarymixing_modules.data.librilight_tree import (
@@ -119,12 +120,10 @@ class Preparation:
     def _part(self, listing: SpeakerListing, fingerprint: str) -> Part:
         """The part of a speaker, from its file if that is current."""
         path = self.parts_folder / listing.split / f"{listing.speaker}.json"
-        try:
+        with suppress(OSError, ValueError, TypeError):  # not prepared yet, or by another version
             part = Part(**json.loads(path.read_text(encoding="utf-8")))
             if part.fingerprint == fingerprint:
                 return part
-        except (OSError, ValueError, TypeError):
-            pass  # not prepared yet, or by another version
         part = self._examine_speaker(listing, fingerprint)
         write_atomically(path, json.dumps(asdict(part)) + "\n")
         return part
@@ -166,14 +165,7 @@ class Preparation:
         total = sum(part.files for part in parts)
         bad_log.forget(str(self.root))
         bad_log.record_all(bad)
-        limit = tolerated(total, max_bad_fraction)
-        if len(bad) > limit:
-            examples = "\n".join(f"  {file.reason}" for file in bad[:5])
-            raise TooManyBadFiles(
-                f"{len(bad)} of {total} recordings are unusable, more than the {limit} allowed by "
-                f"--max_bad_audio {max_bad_fraction:g}:\n{examples}\nAll are listed in "
-                f"{bad_log.csv_path}: repair them, or raise --max_bad_audio to go on without them"
-            )
+        refuse_too_many(bad, total, max_bad_fraction, bad_log.csv_path, "recordings")
 
 
 def digest(content: list[Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from tqdm import tqdm
 
 from summarymixing_modules.data.audio import AudioError, check_audio, read_audio
-from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, TooManyBadFiles, tolerated
+from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, refuse_too_many
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labelled import annotations_of, write_annotations
 from summarymixing_modules.data.manifest import (
@@ -203,15 +203,7 @@ class Preparation:
     def _report_bad(self, bad: list[BadFile], name: str, total: int) -> None:
         log = self._bad_log(name)
         log.record_all(bad)
-        limit = tolerated(total, self.max_bad_fraction)
-        if len(bad) > limit:
-            examples = "\n".join(f"  {file.reason}" for file in bad[:5])
-            raise TooManyBadFiles(
-                f"{name}: {len(bad)} of {total} utterances are unusable, more than the {limit} "
-                f"allowed by --max_bad_audio {self.max_bad_fraction:g}:\n{examples}\n"
-                f"All are listed in {log.csv_path}: repair them, or raise --max_bad_audio to go "
-                "on without them"
-            )
+        refuse_too_many(bad, total, self.max_bad_fraction, log.csv_path, where=f"{name}: ")
 
 
 def file_state(path: str | os.PathLike[str]) -> list[int] | None:
