@@ -139,11 +139,11 @@ def assemble_acoustics(config: Mapping[str, Any], tensors: Mapping[str, Tensor])
     """
     weights = _with_prefix(tensors, MODEL_PREFIX)
     with torch.device("meta"):
-        _check_tensors(build(config.get("model")).state_dict(), weights)
+        check_tensors(build(config.get("model")).state_dict(), weights)
     model = build(config["model"])
     model.load_state_dict(weights, strict=True)
     features, normalize = assemble_features(config)
-    _load_statistics(normalize, _with_prefix(tensors, NORMALIZE_PREFIX))
+    load_statistics(normalize, _with_prefix(tensors, NORMALIZE_PREFIX))
     foreign = [n for n in tensors if not n.startswith((MODEL_PREFIX, NORMALIZE_PREFIX))]
     if foreign:
         raise BundleError(f"the weights hold unexpected tensors: {_some(foreign)}.")
@@ -231,7 +231,16 @@ def _is_plain(settings: Mapping[str, Any]) -> bool:
     return all(v is None or isinstance(v, bool | int | float | str) for v in settings.values())
 
 
-def _load_statistics(normalize: InputNormalization, found: Mapping[str, Tensor]) -> None:
+def load_statistics(normalize: InputNormalization, found: Mapping[str, Tensor]) -> None:
+    """Gives a normalisation its statistics.
+
+    Args:
+        normalize: of any kind.
+        found: what ``statistics_of`` one of the same kind returned.
+
+    Raises:
+        BundleError: statistics of another kind or shape.
+    """
     wanted = STATISTICS if normalize.norm_type == "global" else ()
     if set(found) != set(wanted):
         raise BundleError(
@@ -253,8 +262,16 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
     }
 
 
-def _check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Compares names, shapes and types of the model's tensors with the file's."""
+def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compares names, shapes and types of a model's tensors with those to be loaded.
+
+    Args:
+        wanted: of the model.
+        found: of the file.
+
+    Raises:
+        BundleError: some are missing, unexpected, or of another shape or type.
+    """
     problems = {
         "lack": [name for name in wanted if name not in found],
         "hold unexpected": [name for name in found if name not in wanted],
@@ -271,7 +288,7 @@ def _check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     }
     told = [f"{what} {_some(names)}" for what, names in problems.items() if names]
     if told:
-        raise BundleError(f"the weights do not fit the described model: they {'; '.join(told)}.")
+        raise BundleError(f"the weights do not fit the model: they {'; '.join(told)}.")
 
 
 def _some(names: list[str]) -> str:

@@ -48,19 +48,26 @@ from summarymixing_modules.data.tokenizers import LIBRISPEECH_CHARACTERS, CharTo
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel
 from summarymixing_modules.models.acoustic import architecture_of
+from summarymixing_modules.models.classifier import ClassifierModel
 from summarymixing_modules.models.describe import build, describe
 from summarymixing_modules.models.fine_tuned import FineTunedModel
 from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.classification import ClassificationBrain
 from summarymixing_modules.training.fine_tuning import FineTuningBrain
 from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.report import RESOLVED_YAML, RESULT
 from summarymixing_modules.training.yaml_checks import parse_yaml
 
-#: Brains of recognisers that rank checkpoints by something else than the error rate.
-BRAINS: dict[type[nn.Module], type[RecognitionBrain]] = {AttentionCTCModel: AttentionCTCBrain}
+#: Brains that load checkpoints of a kind, or of a model that others rank the checkpoints of.
+BRAINS: dict[str | type[nn.Module], type[SafeBrain]] = {
+    RECOGNISER: RecognitionBrain,
+    ENCODER: PretrainingBrain,
+    AttentionCTCModel: AttentionCTCBrain,
+    ClassifierModel: ClassificationBrain,
+}
 TRAIN_MANIFEST = "train.csv"  # where recipes keep it, in save_folder
 #: In the save_folder of a run whose model is described there and not in its YAML file.
 MODEL_FILE = "model.json"
@@ -239,10 +246,7 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder} with the checkpoints of {run}.")
     modules = {"model": parts.model, "normalize": parts.normalize}
-    brain_class: type[SafeBrain] = PretrainingBrain
-    if parts.kind == RECOGNISER:
-        brain_class = BRAINS.get(type(parts.model), RecognitionBrain)
-    brain = brain_class(
+    brain = BRAINS.get(type(parts.model), BRAINS[parts.kind])(
         modules,
         hparams=parts.hparams,
         run_opts={**_ON_CPU, "test_only": True},

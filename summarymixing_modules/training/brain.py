@@ -57,7 +57,7 @@ class SafeBrain(SafeStepBrain):
         {
             "avg_checkpoints",  # evaluate the mean of this many checkpoints
             "curve_interval",  # optimizer steps between two points of the curves
-            "init_from",  # output_folder of a run whose weights to start from; null for none
+            "init_from",  # run or bundle whose weights to start from; null for none
             "log_interval",  # optimizer steps between two lines of the log; 10 × curve_interval
             "output_folder",
             "sample_rate",  # Hz, of the audio `batch.sig`
@@ -229,7 +229,12 @@ class SafeBrain(SafeStepBrain):
             return
         averaged = max(1, int(getattr(self.hparams, "avg_checkpoints", 1)))
         initialise_from(
-            run, self.checkpointer.recoverables, self.architecture(), averaged, self.ranking
+            run,
+            self.checkpointer.recoverables,
+            self.architecture(),
+            averaged,
+            self.ranking,
+            getattr(self.hparams, "compute_features", None),
         )
 
     def _start_epoch(self, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Start from the weights of another run: fine-tuning, or another corpus with the same model."""
+"""Start from trained weights: the same model on another corpus, or its encoder in another task."""
 
 from __future__ import annotations
 
@@ -6,48 +6,83 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint
+import torch
+from speechbrain.processing.features import InputNormalization
+from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
+from summarymixing_modules.bundles.assemble import check_tensors, load_statistics, statistics_of
+from summarymixing_modules.bundles.kinds import describe_encoder, encoder_weights
+from summarymixing_modules.bundles.manifest import is_bundle
+from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architecture
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.checkpoints import (
+    ArchitectureMismatchError,
+    AtomicCheckpointer,
+)
 
 logger = get_logger(__name__)
 
 
 def initialise_from(
-    run: str | Path,
+    path: str | Path,
     recoverables: Mapping[str, Any],
     architecture: Mapping[str, Any],
     averaged: int = 1,
     ranking: Mapping[str, str] | None = None,
-) -> Checkpoint:
-    """Loads the best weights of a finished or stopped run into modules, and nothing else of it.
+    features: Any = None,
+) -> None:
+    """Loads trained weights into modules: of a run of the same model all, else the encoder's.
+
+    The rest of the other run (schedule, optimizer, position) is left behind. The encoder comes from
+    a bundle, or from the best checkpoints of a run of another task; what is not in it keeps the
+    weights that were drawn for it. Statistics of the features come along.
 
     Args:
-        run: its ``output_folder``, or the folder with its checkpoints.
+        path: ``output_folder`` of a run, finished or not, its folder of checkpoints, or a bundle.
         recoverables: name → object, as for a checkpointer; those that are modules are loaded.
         architecture: of the modules; see ``AtomicCheckpointer``.
-        averaged: mean of this many checkpoints, the best first.
+        averaged: mean of this many checkpoints of the same model, the best first.
         ranking: tells which are best, see ``SafeBrain.ranking``; without such, the most recent.
-
-    Returns:
-        the best checkpoint.
+        features: samples → features of this recipe; a warning tells that the encoder heard others.
 
     Raises:
-        InputError: no checkpoint there, or one of another model (``ArchitectureMismatchError``).
+        InputError: neither a run nor a bundle there, another encoder, or one whose features were
+            normalised in another way.
     """
+    modules = {name: part for name, part in recoverables.items() if isinstance(part, nn.Module)}
+    path, model = Path(path), modules.get("model")
+    checkpoints = _checkpoints_of(path)
+    if checkpoints is None and not is_bundle(path):
+        raise InputError(
+            f"--init_from={path}: there is no checkpoint in {path / 'save'} or {path}, nor is it a "
+            "bundle. Give the output_folder of a run that has finished an epoch."
+        )
+    if checkpoints is not None and _is_same_model(checkpoints, model, architecture):
+        _load_run(checkpoints, modules, architecture, averaged, ranking or {})
+        return
+    try:
+        _load_encoder(path, model, modules.get("normalize"), features)
+    except InputError as error:
+        raise InputError(f"--init_from={path}: {error} Or give another --init_from.") from None
+
+
+def _load_run(
+    checkpoints: Path,
+    modules: Mapping[str, nn.Module],
+    architecture: Mapping[str, Any],
+    averaged: int,
+    ranking: Mapping[str, str],
+) -> None:
     source = AtomicCheckpointer(
-        _checkpoints_of(Path(run)),
-        {name: module for name, module in recoverables.items() if isinstance(module, nn.Module)},
-        architecture=architecture,
-        allow_partial_load=True,
+        checkpoints, modules, architecture=architecture, allow_partial_load=True
     )
     source.otherwise = "another --init_from"
     best = source.find_checkpoints(
-        **(ranking or {}),  # type: ignore[arg-type]
+        **ranking,  # type: ignore[arg-type]
         ckpt_predicate=is_end_of_epoch,
         max_num_checkpoints=averaged,
     )
@@ -56,14 +91,69 @@ def initialise_from(
     if len(found) > 1:
         load_average(source, found)
     logger.info(f"Starting from the weights of {found[0].path} (mean of {len(found)})")
-    return found[0]
 
 
-def _checkpoints_of(run: Path) -> Path:
-    for folder in (run / "save", run):
-        if any(folder.glob(f"{CKPT_PREFIX}+*")):
-            return folder
-    raise InputError(
-        f"--init_from={run}: there is no checkpoint in {run / 'save'} or {run}. Give the "
-        "output_folder of a run that has finished an epoch."
-    )
+def _load_encoder(
+    path: Path, model: nn.Module | None, normalize: nn.Module | None, features: Any
+) -> None:
+    """Loads front end, encoder and the statistics of features into a model of another task."""
+    if not isinstance(model, AcousticEncoder):
+        raise InputError(f"this recipe's {type(model).__name__} has no encoder of speech to load.")
+    source = SSLEncoder.from_bundle(path)
+    check_architecture(source.architecture, model.architecture(), str(path))
+    _compare_features(features, source.features, path)
+    trained, own = source.encoder.state_dict(), model.state_dict()
+    check_tensors(encoder_weights(describe_encoder(model), own), trained)
+    if isinstance(normalize, InputNormalization):
+        _load_normalization(normalize, source.normalize)
+    model.load_state_dict(trained, strict=False)
+    new = sorted({name.split(".")[0] for name in own if name not in trained})
+    logger.info(f"Starting from the encoder of {path}; drawn anew: {', '.join(new) or 'nothing'}")
+
+
+def _compare_features(own: Any, trained: Any, path: Path) -> None:
+    """Warns of an encoder that heard other spectrograms; how many bands the weights tell."""
+    if not hasattr(own, "compute_STFT") or not hasattr(trained, "compute_STFT"):
+        return
+    for name in ("sample_rate", "n_fft", "win_length", "hop_length"):
+        here, there = (getattr(features.compute_STFT, name) for features in (own, trained))
+        if here != there:
+            logger.warning(
+                f"The features that the encoder of {path} was trained on have {name} {there}, this "
+                f"recipe's have {here}: training has to make up for it."
+            )
+
+
+def _load_normalization(own: InputNormalization, trained: InputNormalization) -> None:
+    if own.norm_type != trained.norm_type:
+        raise InputError(
+            f"its features were normalised by norm_type {trained.norm_type}, this recipe's are by "
+            f"{own.norm_type}: give --norm_type={trained.norm_type}."
+        )
+    load_statistics(own, statistics_of(trained))
+
+
+def _is_same_model(
+    checkpoints: Path, model: nn.Module | None, architecture: Mapping[str, Any]
+) -> bool:
+    """Whether checkpoints hold a model of the same architecture, names and shapes.
+
+    Only models with an encoder are asked: of any other all is loaded, or an error says why not.
+    """
+    if not isinstance(model, AcousticEncoder):
+        return True
+    source = AtomicCheckpointer(checkpoints, architecture=architecture)
+    latest = source.find_checkpoint()
+    try:
+        source.check_architecture(latest)
+    except ArchitectureMismatchError:
+        return False
+    weights = torch.load(latest.paramfiles["model"], map_location="meta", weights_only=True)
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    return shapes == {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _checkpoints_of(run: Path) -> Path | None:
+    """The folder with the checkpoints of a run, or a folder that is one; None if there is none."""
+    folders = (run / "save", run)
+    return next((f for f in folders if any(f.glob(f"{CKPT_PREFIX}+*"))), None)

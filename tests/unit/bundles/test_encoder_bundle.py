@@ -188,7 +188,7 @@ def edit_model(config: dict[str, Any]) -> None:
         (edit_kind, "kind is 'vocoder'.*install a newer"),
         (edit_class, "holds a 'subprocess.Popen'"),
         (edit_to_recogniser, "holds a 'CTCModel'"),
-        (edit_mixer, "they lack encoder|do not fit the described model: they lack"),
+        (edit_mixer, "they lack encoder|do not fit the model: they lack"),
         (edit_width, r"other shapes than the model for .*1000000000"),
         (edit_features, "'os.system'. Known classes: Fbank"),
         (edit_rate, "sample_rate is None"),
