@@ -5,7 +5,7 @@ Shape suffixes: B batch, T frames, U tokens, D model features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,27 +16,18 @@ from speechbrain.nnet.containers import ModuleList
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from summarymixing_modules.encoders import (
-    BranchformerEncoder,
-    ConformerEncoder,
-    ContextNetEncoder,
-    TransformerEncoder,
-)
+from summarymixing_modules.encoders import ContextNetEncoder
 from summarymixing_modules.encoders.base import EncoderStreamingContext, MixerEncoder
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.models.describe import describable
+from summarymixing_modules.models.encoder_choice import (
+    ENCODERS,
+    init_outside_mixers,
+    make_encoder,
+)
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.summary_decoder import DecoderState, MixerDecoder
 from summarymixing_modules.ops.positions import sine_positions
-
-ENCODERS: dict[str, Callable[..., MixerEncoder | ContextNetEncoder]] = {
-    "conformer": ConformerEncoder,
-    "branchformer": BranchformerEncoder,
-    "transformer": TransformerEncoder,
-    "contextnet": ContextNetEncoder,
-}
-CONTEXTNET_OPTIONS = ("conv_channels", "kernel_size", "num_layers", "inner_dim", "alpha")
 
 
 @dataclass
@@ -113,6 +104,7 @@ class TransformerASR(stock.TransformerASR):
         contextnet_options: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
+        settings = dict(locals())
         # SpeechBrain makes what is around the encoder: a name that it does not know leaves that to
         # us, and "regularMHA" makes nothing. Positions are made when they are needed, for any
         # length.
@@ -131,51 +123,10 @@ class TransformerASR(stock.TransformerASR):
             output_hidden_states=output_hidden_states,
             layerdrop_prob=layerdrop_prob,
         )
-        check_encoder(encoder_module, causal, layerdrop_prob)
-        own: dict[str, dict[str, Any]] = {
-            "conformer": {
-                "d_ffn": d_ffn,
-                "kernel_size": kernel_size,
-                "activation": conformer_activation,
-                "bias": bias,
-                "causal": causal,
-            },
-            "branchformer": {
-                "kernel_size": kernel_size,
-                "activation": branchformer_activation,
-                "csgu_linear_units": csgu_linear_units,
-                "gate_activation": gate_activation,
-                "use_linear_after_conv": use_linear_after_conv,
-            },
-            "transformer": {
-                "d_ffn": d_ffn,
-                "activation": activation,
-                "normalize_before": True,
-                "causal": causal,
-            },
-            "contextnet": check_contextnet_options(contextnet_options or {}),
-        }
-        depth: dict[str, Any] = {"num_layers": num_encoder_layers, "nhead": nhead}
-        depth |= {"layerdrop_prob": layerdrop_prob}
-        if encoder_module == "contextnet":
-            depth = {"num_blocks": num_encoder_layers}
-        self.encoder: MixerEncoder | ContextNetEncoder = ENCODERS[encoder_module](
-            d_model=d_model,
-            dropout=dropout,
-            attention_type=attention_type,
-            output_hidden_states=output_hidden_states,
-            activation_checkpointing=activation_checkpointing,
-            **depth,
-            **own[encoder_module],
-            **(mixer_options or {}),
-        )
-        if isinstance(self.encoder, MixerEncoder):
-            init_outside_mixers(self.encoder)
-        wanting = {"absolute", "none"} if encoder_module == "transformer" else {"absolute"}
-        needs_positions = self.encoder.positions in wanting
-        self.absolute_positions = (
-            needs_positions if absolute_positions is None else absolute_positions
-        )
+        self.encoder: MixerEncoder | ContextNetEncoder = make_encoder(encoder_module, settings)
+        if absolute_positions is None:
+            absolute_positions = self.encoder.positions in ENCODERS[encoder_module].without_order
+        self.absolute_positions = absolute_positions
         if num_decoder_layers > 0:
             self.custom_tgt_module = ModuleList(NormalizedEmbedding(d_model, tgt_vocab))
             self.decoder = MixerDecoder(
@@ -334,50 +285,3 @@ def _with_positions(x_BTD: Tensor, position: int) -> Tensor:
 
 def _frames_to_padding(encoder_out: Tensor, enc_len: Tensor | None) -> Tensor | None:
     return None if enc_len is None else lengths_to_padding(enc_len, encoder_out.shape[1])
-
-
-def check_encoder(encoder_module: str, causal: bool, layerdrop_prob: float) -> None:
-    """Refuses what an encoder cannot do; arguments as in ``TransformerASR``.
-
-    Raises:
-        InputError: names the argument and the remedy.
-    """
-    if encoder_module not in ENCODERS:
-        raise InputError(
-            f"unknown encoder_module {encoder_module!r}. Known: {', '.join(ENCODERS)}."
-        )
-    if causal and encoder_module in ("branchformer", "contextnet"):
-        name = {"branchformer": "Branchformer", "contextnet": "ContextNet"}[encoder_module]
-        raise InputError(f"no {name} is causal: use encoder_module=conformer or transformer.")
-    if layerdrop_prob and encoder_module == "contextnet":
-        raise InputError(
-            f"layerdrop_prob={layerdrop_prob} cannot be had with encoder_module=contextnet, whose "
-            "blocks change the width: give layerdrop_prob=0."
-        )
-
-
-def check_contextnet_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, if all of them exist.
-
-    Raises:
-        InputError: names one that does not.
-    """
-    for name in options:
-        if name not in CONTEXTNET_OPTIONS:
-            raise InputError(
-                f"contextnet_options has no {name!r}. Known: {', '.join(CONTEXTNET_OPTIONS)}."
-            )
-    return dict(options)
-
-
-def init_outside_mixers(module: nn.Module) -> None:
-    """SpeechBrain's initialisation (Xavier-normal matrices), leaving mixers as they are."""
-    inside = {
-        id(parameter)
-        for mixer in module.modules()
-        if isinstance(mixer, Mixer)
-        for parameter in mixer.parameters()
-    }
-    for parameter in module.parameters():
-        if parameter.dim() > 1 and id(parameter) not in inside:
-            torch.nn.init.xavier_normal_(parameter)

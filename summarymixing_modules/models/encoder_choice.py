@@ -1,0 +1,149 @@
+"""The encoders that a ``TransformerASR`` can have, and which of its arguments each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from summarymixing_modules.encoders import (
+    BranchformerEncoder,
+    ConformerEncoder,
+    ContextNetEncoder,
+    TransformerEncoder,
+)
+from summarymixing_modules.encoders.base import MixerEncoder
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import Mixer
+
+CONTEXTNET_OPTIONS = ("conv_channels", "kernel_size", "num_layers", "inner_dim", "alpha")
+#: Arguments that every encoder has under the name that they have in ``TransformerASR``.
+_COMMON = (
+    "d_model",
+    "dropout",
+    "attention_type",
+    "output_hidden_states",
+    "activation_checkpointing",
+)
+_DEPTH = {"num_layers": "num_encoder_layers", "nhead": "nhead", "layerdrop_prob": "layerdrop_prob"}
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """One of the encoders.
+
+    Attributes:
+        make: the class.
+        arguments: argument of the class → argument of ``TransformerASR``, besides the common ones.
+        fixed: arguments of the class that are always the same.
+        without_order: names of ``positions`` of a mixer that want sine positions at the input.
+    """
+
+    make: Callable[..., MixerEncoder | ContextNetEncoder]
+    arguments: Mapping[str, str]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    without_order: frozenset[str] = frozenset({"absolute"})
+
+
+def _as_named(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+ENCODERS: dict[str, EncoderKind] = {
+    "conformer": EncoderKind(
+        ConformerEncoder,
+        _DEPTH
+        | {"activation": "conformer_activation"}
+        | _as_named("d_ffn", "kernel_size", "bias", "causal"),
+    ),
+    "branchformer": EncoderKind(
+        BranchformerEncoder,
+        _DEPTH
+        | {"activation": "branchformer_activation"}
+        | _as_named("kernel_size", "csgu_linear_units", "gate_activation", "use_linear_after_conv"),
+    ),
+    "transformer": EncoderKind(
+        TransformerEncoder,
+        _DEPTH | _as_named("d_ffn", "activation", "causal"),
+        {"normalize_before": True},
+        frozenset({"absolute", "none"}),
+    ),
+    "contextnet": EncoderKind(ContextNetEncoder, {"num_blocks": "num_encoder_layers"}),
+}
+
+
+def make_encoder(
+    encoder_module: str, settings: Mapping[str, Any]
+) -> MixerEncoder | ContextNetEncoder:
+    """An encoder, initialised; mixers and ContextNet keep their own initialisation.
+
+    Args:
+        encoder_module: name of the encoder.
+        settings: arguments of ``TransformerASR``.
+
+    Raises:
+        InputError: see ``check_encoder`` and ``check_contextnet_options``.
+    """
+    check_encoder(encoder_module, settings["causal"], settings["layerdrop_prob"])
+    contextnet = check_contextnet_options(settings["contextnet_options"] or {})
+    kind = ENCODERS[encoder_module]
+    encoder = kind.make(
+        **{name: settings[name] for name in _COMMON},
+        **{argument: settings[name] for argument, name in kind.arguments.items()},
+        **kind.fixed,
+        **(contextnet if encoder_module == "contextnet" else {}),
+        **(settings["mixer_options"] or {}),
+    )
+    if isinstance(encoder, MixerEncoder):
+        init_outside_mixers(encoder)
+    return encoder
+
+
+def check_encoder(encoder_module: str, causal: bool, layerdrop_prob: float) -> None:
+    """Refuses what an encoder cannot do; arguments as in ``TransformerASR``.
+
+    Raises:
+        InputError: names the argument and the remedy.
+    """
+    if encoder_module not in ENCODERS:
+        raise InputError(
+            f"unknown encoder_module {encoder_module!r}. Known: {', '.join(ENCODERS)}."
+        )
+    if causal and encoder_module in ("branchformer", "contextnet"):
+        name = {"branchformer": "Branchformer", "contextnet": "ContextNet"}[encoder_module]
+        raise InputError(f"no {name} is causal: use encoder_module=conformer or transformer.")
+    if layerdrop_prob and encoder_module == "contextnet":
+        raise InputError(
+            f"layerdrop_prob={layerdrop_prob} cannot be had with encoder_module=contextnet, whose "
+            "blocks change the width: give layerdrop_prob=0."
+        )
+
+
+def check_contextnet_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, if all of them exist.
+
+    Raises:
+        InputError: names one that does not.
+    """
+    for name in options:
+        if name not in CONTEXTNET_OPTIONS:
+            raise InputError(
+                f"contextnet_options has no {name!r}. Known: {', '.join(CONTEXTNET_OPTIONS)}."
+            )
+    return dict(options)
+
+
+def init_outside_mixers(module: nn.Module) -> None:
+    """SpeechBrain's initialisation (Xavier-normal matrices), leaving mixers as they are."""
+    inside = {
+        id(parameter)
+        for mixer in module.modules()
+        if isinstance(mixer, Mixer)
+        for parameter in mixer.parameters()
+    }
+    for parameter in module.parameters():
+        if parameter.dim() > 1 and id(parameter) not in inside:
+            torch.nn.init.xavier_normal_(parameter)
