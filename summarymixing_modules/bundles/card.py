@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from summarymixing_modules.bundles.kinds import ENCODER, kind_of
 from summarymixing_modules.bundles.run import RunContent
+from summarymixing_modules.models.classifier import ClassifierModel
 
 _CARD = """\
 ---
@@ -52,7 +54,8 @@ It writes no text by itself. Fine-tune it with the recipe recipes/LibriSpeech/SS
 
     python train.py hparams/base.yaml --data_folder=/data/LibriSpeech --encoder={name}
 
-or take what its layers say about padded audio, lengths in samples:
+start a recipe of another task with the same mixer and sizes from it, with `--init_from={name}`, or
+take what its layers say about padded audio, lengths in samples:
 
 ```python
 from summarymixing_modules.bundles import SSLEncoder
@@ -63,6 +66,38 @@ hidden = encoder(samples_BL, lengths_B)  # .states, .output_BTD, .lengths_B
 """
 
 
+@dataclass(frozen=True)
+class _Words:
+    """What a card says about a kind of model."""
+
+    tag: str
+    what: str
+    use: str
+    note: str
+
+
+_WORDS = {
+    "recogniser": _Words(
+        "automatic-speech-recognition",
+        "A speech recognition model",
+        _RECOGNISER,
+        "Error rates are in percent, on the test sets of the run.",
+    ),
+    "pre-trained": _Words(
+        "self-supervised-speech",
+        "An encoder of speech, pre-trained without transcripts",
+        _ENCODER,
+        "On the validation set of the run: how well hidden speech was told, in percent.",
+    ),
+    "classifier": _Words(
+        "audio-classification",
+        "The encoder of a classifier of utterances",
+        _ENCODER,
+        "Of the classifier, on the test sets of the run: accuracies in percent.",
+    ),
+}
+
+
 def model_card(content: RunContent, name: str) -> str:
     """README.md of a bundle, with the figures of the run's result.json.
 
@@ -71,21 +106,22 @@ def model_card(content: RunContent, name: str) -> str:
         name: of the bundle.
     """
     config = content.config
-    encoder = kind_of(config) == ENCODER
-    mixer = config["mode"] if config["attention_type"] == "SummaryMixing" else None
-    what = f"A speech recognition model ({config['model']['class']})"
+    encoder, model = kind_of(config) == ENCODER, config["model"]["class"]
+    words = _WORDS["recogniser"]
     if encoder:
-        what = f"An encoder of speech, pre-trained without transcripts ({config['trained_as']}),"
+        model = config["trained_as"]
+        words = _WORDS["classifier" if model == ClassifierModel.__name__ else "pre-trained"]
+    mixer = config["mode"] if config["attention_type"] == "SummaryMixing" else None
     return _CARD.format(
-        tag="self-supervised-speech" if encoder else "automatic-speech-recognition",
+        tag=words.tag,
         name=name,
-        what=what,
+        what=f"{words.what} ({model}),",
         mixer=mixer or config["attention_type"],
         parameters=sum(t.numel() for n, t in content.tensors.items() if n.startswith("model.")),
         version=config["summarymixing_modules"],
         averaged=config["averaged_checkpoints"],
-        use=(_ENCODER if encoder else _RECOGNISER).format(name=name),
-        figures=_figures(content.result, encoder),
+        use=words.use.format(name=name),
+        figures=_figures(content.result, words.note),
         rate=config["sample_rate"],
         streaming="" if encoder else _streaming(config["streaming"]),
     )
@@ -97,7 +133,7 @@ def _streaming(trained_with_chunks: bool) -> str:
     return "Trained with full context only; streaming would cost accuracy.\n"
 
 
-def _figures(result: dict[str, Any], encoder: bool) -> str:
+def _figures(result: dict[str, Any], note: str) -> str:
     metrics = result.get("metrics") or {}
     rows = [(name, f"{value:.4g}") for name, value in metrics.items() if value is not None]
     for key in ("optimizer_steps", "audio_hours_seen", "train_seconds", "real_time_factor"):
@@ -108,8 +144,5 @@ def _figures(result: dict[str, Any], encoder: bool) -> str:
             rows.append((key, result[key]))
     if not rows:
         return "The run left no result.json: it was not evaluated."
-    note = "Error rates are in percent, on the test sets of the run."
-    if encoder:
-        note = "On the validation set of the run: how well hidden speech was told, in percent."
     lines = ["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join(lines) + f"\n\n{note}"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from summarymixing_modules.bundles import export_bundle
 from summarymixing_modules.data.labelled import annotations_of
 from summarymixing_modules.data.semantics import parse_semantics, semantics_from
 from summarymixing_modules.errors import InputError
@@ -218,6 +219,19 @@ def test_starts_from_another_run_and_resumes(
     more = [f"--init_from={tmp_path / 'run'}", f"--output_folder={tmp_path / 'b'}"]
     started = run_recipe(SMALL, *options, "--lr=0", *more)
     assert started["metrics"]["test_loss"] == pytest.approx(first["metrics"]["test_loss"], 1e-5)
+
+
+def test_a_classifier_of_other_classes_starts_from_the_encoder(
+    run_recipe: RunRecipe, slurp: Path, tmp_path: Path
+) -> None:
+    run_recipe(SMALL, *tiny(SMALL, slurp, training_steps=1))
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle")
+    assert "encoder of a classifier" in (bundle / "README.md").read_text()
+    options = tiny(SMALL, slurp, training_steps=1, classes="[2]", tasks="[action]")
+    for number, source in enumerate((tmp_path / "run", bundle)):
+        folder = tmp_path / f"started_{number}"
+        run_recipe(SMALL, *options, f"--init_from={source}", f"--output_folder={folder}")
+        assert f"encoder of {source}; drawn anew: outputs" in (folder / "log.txt").read_text()
 
 
 def test_two_processes(slurp: Path, tmp_path: Path) -> None:
