@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,21 @@ def _load_encoder(
     if isinstance(normalize, InputNormalization):
         _load_normalization(normalize, source.normalize)
     model.load_state_dict(trained, strict=False)
-    new = sorted({name.split(".")[0] for name in own if name not in trained})
-    logger.info(f"Starting from the encoder of {path}; drawn anew: {', '.join(new) or 'nothing'}")
+    new = ", ".join(_parts_without(trained, own)) or "nothing"
+    logger.info(f"Starting from the encoder of {path}; drawn anew: {new}")
+
+
+def _parts_without(trained: Iterable[str], own: Iterable[str]) -> list[str]:
+    """The largest parts of a model of which nothing is trained, by the names of its tensors."""
+    begun = {prefix for name in trained for prefix in _prefixes(name)}
+    firsts = (next((p for p in _prefixes(name) if p not in begun), None) for name in own)
+    return sorted({part for part in firsts if part is not None})
+
+
+def _prefixes(name: str) -> list[str]:
+    """Of ``a.b.c``: ``a``, ``a.b`` and ``a.b.c``."""
+    pieces = name.split(".")
+    return [".".join(pieces[: end + 1]) for end in range(len(pieces))]
 
 
 def _compare_features(own: Any, trained: Any, path: Path) -> None:

@@ -94,7 +94,9 @@ def test_a_recogniser_starts_from_a_pretrained_encoder(
 
 def test_recognisers_start_from_one_another(run: Callable[..., Path]) -> None:
     trained = run(SMALL_CTC, "ctc", seed=1)
-    started = weights(run(DECODER, "decoder", init_from=trained, seed=2, lr=0))
+    folder = run(DECODER, "decoder", init_from=trained, seed=2, lr=0)
+    log, started = (folder / "log.txt").read_text(), weights(folder)
+    assert "drawn anew: ctc_output, seq_output, transformer.custom_tgt_module, tr" in log
     source = weights(trained)
     shared = [name for name in source if name.startswith(("frontend.", "transformer.encoder."))]
     assert shared and all(torch.equal(started[name], source[name]) for name in shared)
