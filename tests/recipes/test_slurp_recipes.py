@@ -141,9 +141,10 @@ def test_every_yaml_trains_and_reports(
 
 @pytest.mark.parametrize("name", ["RoPEMHA", "mamba", "fastformer"])
 def test_the_mixer_is_one_flag(name: str, run_recipe: RunRecipe, slurp: Path) -> None:
+    sizes = tiny(SMALL, slurp, d_model=32, pooling="mean")
     options = [f"--attention_type={name}", "--matched_to=SummaryMixing", "--debug"]
-    result = run_recipe(SMALL, *tiny(SMALL, slurp, d_model=32), *options)
-    own = run_recipe(SMALL, *tiny(SMALL, slurp, d_model=32), "--debug", f"--output_folder={slurp}")
+    result = run_recipe(SMALL, *sizes, *options)
+    own = run_recipe(SMALL, *sizes, "--debug", f"--output_folder={slurp}")
     assert result["architecture"]["attention_type"] == name
     assert abs(result["parameters"]["total"] / own["parameters"]["total"] - 1) < 0.08
 
