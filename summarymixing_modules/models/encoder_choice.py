@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,15 @@ class EncoderKind:
         without_order: names of ``positions`` of a mixer that want sine positions at the input.
     """
 
-    make: Callable[..., MixerEncoder | ContextNetEncoder]
+    make: type[MixerEncoder] | type[ContextNetEncoder]
     arguments: Mapping[str, str]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     without_order: frozenset[str] = frozenset({"absolute"})
+
+    @property
+    def name(self) -> str:
+        """As papers write it: Branchformer."""
+        return self.make.__name__.removesuffix("Encoder")
 
 
 def _as_named(*names: str) -> dict[str, str]:
@@ -112,9 +117,9 @@ def check_encoder(encoder_module: str, causal: bool, layerdrop_prob: float) -> N
         raise InputError(
             f"unknown encoder_module {encoder_module!r}. Known: {', '.join(ENCODERS)}."
         )
-    if causal and encoder_module in ("branchformer", "contextnet"):
-        name = {"branchformer": "Branchformer", "contextnet": "ContextNet"}[encoder_module]
-        raise InputError(f"no {name} is causal: use encoder_module=conformer or transformer.")
+    kind = ENCODERS[encoder_module]
+    if causal and "causal" not in kind.arguments:
+        raise InputError(f"no {kind.name} is causal: use encoder_module=conformer or transformer.")
     if layerdrop_prob and encoder_module == "contextnet":
         raise InputError(
             f"layerdrop_prob={layerdrop_prob} cannot be had with encoder_module=contextnet, whose "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,7 @@ def _parts_without(trained: Iterable[str], own: Iterable[str]) -> list[str]:
 
 def _prefixes(name: str) -> list[str]:
     """Of ``a.b.c``: ``a``, ``a.b`` and ``a.b.c``."""
-    pieces = name.split(".")
-    return [".".join(pieces[: end + 1]) for end in range(len(pieces))]
+    return list(accumulate(name.split("."), "{}.{}".format))
 
 
 def _compare_features(own: Any, trained: Any, path: Path) -> None:

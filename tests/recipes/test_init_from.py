@@ -12,7 +12,7 @@ import torch
 from summarymixing_modules.bundles import export_bundle
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.initialisation import initialise_from
-from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.recipes.tiny import TINY_SIZES, flags_for
 
 LIBRISPEECH = Path(__file__).resolve().parents[2] / "recipes" / "LibriSpeech"
 BEST_RQ = LIBRISPEECH / "SSL" / "BEST-RQ" / "hparams" / "small.yaml"
@@ -21,17 +21,8 @@ SMALL_CTC = CTC.with_name("small_conformer.yaml")
 DECODER = LIBRISPEECH / "ASR" / "transformer" / "hparams" / "small_conformer.yaml"
 RunRecipe = Callable[..., dict[str, Any]]
 
-TINY = {
-    "num_encoder_layers": 1,
-    "num_decoder_layers": 1,
-    "d_model": 16,
-    "nhead": 2,
-    "decoder_nhead": 2,
-    "d_ffn": 32,
-    "kernel_size": 7,
-    "cnn_channels": "[4, 4]",
+TINY = TINY_SIZES | {
     "codes": 32,
-    "num_workers": 0,
     "max_batch_length": 20,
     "num_buckets": 2,
     "train_splits": "[train-clean-100]",
@@ -48,10 +39,9 @@ def run(run_recipe: RunRecipe, tmp_path: Path) -> Callable[..., Path]:
     """Runs a recipe at tiny sizes; returns its output folder."""
 
     def run_in(hparams: Path, name: str, **changes: Any) -> Path:
-        tree = read_recipe(hparams).tree
-        options = {key: value for key, value in TINY.items() if key in tree} | changes
-        flags = [f"--{key}={value}" for key, value in options.items()]
-        run_recipe(hparams, *flags, f"--output_folder={tmp_path / name}")
+        run_recipe(
+            hparams, *flags_for(hparams, TINY, **changes), f"--output_folder={tmp_path / name}"
+        )
         return tmp_path / name
 
     return run_in

@@ -19,7 +19,7 @@ from summarymixing_modules.bundles import export_bundle
 from summarymixing_modules.data.labelled import annotations_of
 from summarymixing_modules.data.semantics import parse_semantics, semantics_from
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.recipes.tiny import TINY_SIZES, flags_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "SLURP"
@@ -29,17 +29,7 @@ SMALL = CLASSIFY / "hparams" / "small_conformer.yaml"
 SMALL_SEQ = WRITE / "hparams" / "small_conformer.yaml"
 RunRecipe = Callable[..., dict[str, Any]]
 
-TINY = {
-    "num_encoder_layers": 1,
-    "num_decoder_layers": 1,
-    "d_model": 16,
-    "nhead": 2,
-    "decoder_nhead": 2,
-    "d_ffn": 32,
-    "csgu_linear_units": 32,
-    "kernel_size": 7,
-    "cnn_channels": "[4, 4]",
-    "num_workers": 0,
+TINY = TINY_SIZES | {
     "max_batch_length": 10,
     "num_buckets": 2,
     "train_splits": "[train]",
@@ -113,11 +103,10 @@ def characters(slurp: Path) -> int:
 
 
 def tiny(hparams: Path, slurp: Path, **changes: Any) -> list[str]:
-    tree = read_recipe(hparams).tree
-    options = {**TINY, "data_folder": slurp, **changes}
+    options = TINY | {"data_folder": slurp}
     if hparams.parents[1] == WRITE:
-        options.setdefault("output_neurons", characters(slurp))
-    return [f"--{key}={value}" for key, value in options.items() if key in tree or key in changes]
+        options["output_neurons"] = characters(slurp)
+    return flags_for(hparams, options, **changes)
 
 
 def predictions(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import soundfile
 
 from summarymixing_modules.data.speech_commands import COMMANDS
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.recipes.tiny import TINY_SIZES, flags_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "Google-speech-commands"
@@ -25,18 +25,7 @@ YAMLS = sorted(HPARAMS.glob("*.yaml"))
 SMALL = HPARAMS / "small_conformer.yaml"
 RunRecipe = Callable[..., dict[str, Any]]
 
-TINY = {
-    "num_encoder_layers": 1,
-    "d_model": 16,
-    "nhead": 2,
-    "d_ffn": 32,
-    "csgu_linear_units": 32,
-    "kernel_size": 7,
-    "cnn_channels": "[4, 4]",
-    "num_workers": 0,
-    "max_batch_length": 12,
-    "num_buckets": 1,
-}
+TINY = TINY_SIZES | {"max_batch_length": 12, "num_buckets": 1}
 OTHERS = ("bird", "tree")  # of the 12-class task they are unknown words
 SPEAKERS = [f"{n:08x}" for n in range(7)]  # the last is for testing, the one before validates
 
@@ -66,11 +55,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(hparams: Path, corpus: Path, **changes: Any) -> list[str]:
-    tree = read_recipe(hparams).tree
     options = {**TINY, "data_folder": corpus, **changes}
     if "_12" not in hparams.stem:
         options.setdefault("classes", "[12]")
-    return [f"--{key}={value}" for key, value in options.items() if key in tree]
+    return flags_for(hparams, options)
 
 
 def predictions(folder: Path) -> list[dict[str, Any]]:
