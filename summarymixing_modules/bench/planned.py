@@ -98,7 +98,7 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
 
 def known_keys(file: Path) -> Collection[str] | None:
     """The keys that the recipe's train.py reads by name; None where it does not say."""
-    train = file.resolve().parents[1] / "train.py"
+    train = file.resolve().parent.parent / "train.py"
     if not train.is_file():
         return None
     spec = importlib.util.spec_from_file_location(f"train_{train.parent.name}", train)

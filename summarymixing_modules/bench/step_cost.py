@@ -14,7 +14,7 @@ Shape suffixes: B batch, T frames, F features, L samples, U tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import (
     FlopCounterMode,
+    conv_flop_count,
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
@@ -122,7 +123,7 @@ class StepCost:
         torch.manual_seed(0)
         inputs = make_inputs(self.model, self.features, self.sample_rate, batch, seconds)
         self.model.train()
-        with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
             peak = peak_bytes(lambda: train_step(self.model, inputs, self.precision))
         self.model.zero_grad(set_to_none=True)
         return Cost(float(counter.get_total_flops()), float(peak))
@@ -250,8 +251,28 @@ def _attention_backward_flops(
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-# PyTorch's counter knows the fused attention of GPUs only.
-CPU_ATTENTION = {
+def _convolution_backward_flops(
+    grad: Any,
+    x: Any,
+    weight: Any,
+    bias_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    wanted: Sequence[bool],
+    **_: Any,
+) -> int:
+    """The gradients of input and weights each hold the products of the forward pass once."""
+    return sum(wanted[:2]) * conv_flop_count(x, weight, grad, transposed)
+
+
+#: PyTorch's counter knows the fused attention of GPUs only, and takes the gradient of a grouped
+#: convolution's weights for that of a dense one: 512 times too much where 512 channels are apart.
+FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.aten.convolution_backward: _convolution_backward_flops,
 }

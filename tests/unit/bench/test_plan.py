@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from summarymixing_modules.bench import plan
 from summarymixing_modules.bench.flags import plan_parser
 from summarymixing_modules.bench.planned import parameters_by_part, read_planned
-from summarymixing_modules.bench.step_cost import StepCost, make_inputs
+from summarymixing_modules.bench.step_cost import FORMULAS, StepCost, make_inputs
 from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.widths import count_parameters, without_memory
@@ -108,6 +109,27 @@ def test_flops_and_memory_of_a_known_model(precision: str) -> None:
     assert cost.at(6, 1.0).flops == 2 * got.flops
 
 
+@pytest.mark.parametrize(
+    ("conv", "multiply_adds"),  # of the forward pass: frames out x channels out x weights of each
+    [
+        (nn.Conv1d(8, 6, 3), 18 * 6 * 8 * 3),
+        (nn.Conv1d(8, 8, 5, groups=8, bias=False), 16 * 8 * 5),
+        (nn.Conv1d(8, 16, 3, stride=2, groups=8), 9 * 16 * 3),
+        (nn.Conv1d(8, 12, 3, padding=2, dilation=2, groups=4), 20 * 12 * 2 * 3),
+        (nn.Conv2d(8, 4, (3, 1), groups=2), 18 * 4 * 4 * 3),
+        (nn.ConvTranspose1d(8, 6, 3, stride=2, groups=2), 20 * 8 * 3 * 3),
+    ],
+    ids=["dense", "depthwise", "strided", "dilated", "2d", "transposed"],
+)
+def test_flops_of_convolutions(conv: nn.Module, multiply_adds: int) -> None:
+    """Backward holds the products of the forward pass twice, without gradient of the input once."""
+    shape = (3, 8, 20, 1) if isinstance(conv, nn.Conv2d) else (3, 8, 20)
+    for times in (2, 3):
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+            conv(torch.randn(shape, requires_grad=times == 3)).sum().backward()
+        assert counter.get_total_flops() == times * 2 * 3 * multiply_adds
+
+
 def test_what_looks_at_numbers_is_extrapolated() -> None:
     with without_memory():
         model, plain = Choosing(), Linear()
@@ -173,6 +195,7 @@ def test_inputs_by_the_names_of_arguments() -> None:
     ("arguments", "message"),
     [
         ([str(CTC.with_name("smal_conformer.yaml"))], "Did you mean small_conformer.yaml"),
+        (["/nope.yaml"], "/nope.yaml"),
         ([str(CTC), "--attention_typ=mamba"], "--attention_typ"),
         ([str(CTC), "--attention_type=mambo"], "unknown attention_type 'mambo'"),
         ([str(CTC), "--gpus=0"], "--gpus=0 must be above 0"),
