@@ -26,6 +26,7 @@ REQUIRES = [
     "numpy>=2.0,<3",
     "scipy>=1.13,<2",
     "matplotlib>=3.9,<4",
+    "rapidfuzz>=3.10,<4",
     "safetensors>=0.5,<1",
     "tqdm>=4.66,<5",
     "packaging>=24",

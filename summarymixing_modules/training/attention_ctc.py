@@ -134,9 +134,8 @@ class AttentionCTCBrain(RecognitionBrain):
             return
         assert epoch is not None
         stats = {"loss": stage_loss, "ACC": accuracy}
-        if self.wer.scores:
-            errors = {"WER": self.wer, "CER": self.cer}
-            stats |= {name: float(e.summarize("error_rate")) for name, e in errors.items()}
+        if self.wer.tokens:
+            stats |= self.scores()
         self.end_epoch(epoch, {"loss": self.train_loss}, stats)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.decoders.ctc import ctc_greedy_decode
-from speechbrain.utils.metric_stats import ErrorRateStats
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from summarymixing_modules.data.subset import speaker
 from summarymixing_modules.data.tokenizers import BLANK_INDEX
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.probe import FrozenEncoder
+from summarymixing_modules.training.error_rates import ErrorRate
 from summarymixing_modules.training.layer_probe_data import (
     EmotionCorpus,
     LibriSpeechPart,
@@ -270,15 +270,15 @@ def probe_content(probed: ProbedEncoder) -> Outcome:
 @torch.no_grad()
 def _character_error_rates(probed: ProbedEncoder, heads: CTCHeads) -> list[float]:
     tokenizer = probed.librispeech.tokenizer
-    stats = [ErrorRateStats() for _ in range(len(heads.mean_ND))]
+    rates = [ErrorRate() for _ in range(len(heads.mean_ND))]
     for batch in probed.batches(probed.librispeech.test, "test-clean"):
         log_probs_NBTV = heads(batch.states_NBTD)
         share_B = batch.lengths_B / log_probs_NBTV.shape[2]
-        for of_head, log_probs_BTV in zip(stats, log_probs_NBTV, strict=True):
+        for of_head, log_probs_BTV in zip(rates, log_probs_NBTV, strict=True):
             rows = ctc_greedy_decode(log_probs_BTV, share_B, blank_id=BLANK_INDEX)
-            texts = [list(tokenizer.decode(row).strip()) for row in rows]
-            of_head.append(batch.ids, texts, [list(text) for text in batch.texts])
-    return [float(of_head.summarize("error_rate")) for of_head in stats]
+            for row, text in zip(rows, batch.texts, strict=True):
+                of_head.append(tokenizer.decode(row).strip(), text)
+    return [of_head.percent for of_head in rates]
 
 
 #: In the order in which they are done.

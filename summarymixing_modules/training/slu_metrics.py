@@ -1,17 +1,19 @@
 """Scores of spoken language understanding, as SLURP defines them.
 
 Bastianelli et al., "SLURP: A Spoken Language Understanding Resource Package", EMNLP 2020, §5.
-Reimplemented from that definition. Where it leaves a choice, ours is written below; the file
-predictions.jsonl that recipes write has the form that SLURP's own script reads.
+Reimplemented from that definition; where it leaves a choice, ours is that of SLURP's own script, so
+that figures can be compared with published ones. The file predictions.jsonl that recipes write has
+the form that the script reads.
 
 - Scenario, action and intent: accuracy. The intent is right when scenario and action are.
 - Entity F1: an entity is right when type and filler are, exactly.
-- Word-F1 and Char-F1 give partial credit for fillers that were misheard. The entities of an
-  utterance that have the same type are paired, prediction with reference, so that the sum of their
-  distances is smallest. Every pair counts as one true positive, and adds its distance d to the
-  false positives and to the false negatives. What stays without a partner is one false positive,
-  or one false negative. d is the word error rate of the filler (edits by words of the reference;
-  it can be above 1), and for Char-F1 the edits between the characters by the length of the longer.
+- Word-F1 and Char-F1 give partial credit for fillers that were misheard. In the order of the
+  prediction, every entity is paired with the nearest entity of its type in the reference that has
+  no partner yet (of two that are as near, the first), even if a later one would fit it better.
+  Every pair counts as one true positive, and adds its distance d to the false positives and to the
+  false negatives. What stays without a partner is one false positive, or one false negative. d is
+  the word error rate of the filler (edits by words of the reference; it can be above 1), and for
+  Char-F1 the edits between the characters by the length of the longer.
 - SLU-F1: from the sums of both counts.
 
 All counts are summed over utterances and types before F1 is taken (micro average).
@@ -19,13 +21,11 @@ All counts are summed over utterances and types before F1 is taken (micro averag
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
-from speechbrain.utils.edit_distance import count_ops, op_table
+from rapidfuzz.distance import Levenshtein
 
 from summarymixing_modules.data.semantics import Entity, Semantics
 
@@ -64,12 +64,12 @@ class Counts:
 def word_distance(predicted: str, reference: str) -> float:
     """Word error rate of a filler: edits by words of the reference; can be above 1."""
     words = reference.split()
-    return _edits(words, predicted.split()) / max(len(words), 1)
+    return Levenshtein.distance(predicted.split(), words) / max(len(words), 1)
 
 
 def char_distance(predicted: str, reference: str) -> float:
     """Edits between the characters of two fillers, by the length of the longer; from 0 to 1."""
-    return _edits(reference, predicted) / max(len(predicted), len(reference), 1)
+    return Levenshtein.distance(predicted, reference) / max(len(predicted), len(reference), 1)
 
 
 def partial_counts(
@@ -78,22 +78,21 @@ def partial_counts(
     """Counts of one utterance with partial credit; see the module's docstring.
 
     Args:
-        predicted: entities, in any order.
+        predicted: entities; their order matters.
         reference: likewise.
         distance: of a predicted filler from the one of the reference.
     """
-    fillers: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for side, entities in enumerate((predicted, reference)):
-        for entity in entities:
-            fillers[entity.type][side].append(entity.filler)
+    waiting = list(reference)
     counts = Counts()
-    for found, wanted in fillers.values():
-        costs = np.array([[distance(f, w) for w in wanted] for f in found])
-        apart, pairs = 0.0, min(len(found), len(wanted))
-        if pairs:
-            apart = float(costs[linear_sum_assignment(costs)].sum())
-        counts += Counts(pairs, len(found) - pairs + apart, len(wanted) - pairs + apart)
-    return counts
+    for entity in predicted:
+        partners = [other for other in waiting if other.type == entity.type]
+        if not partners:
+            counts += Counts(fp=1)
+            continue
+        apart = [distance(entity.filler, other.filler) for other in partners]
+        waiting.remove(partners[apart.index(min(apart))])
+        counts += Counts(1, min(apart), min(apart))
+    return counts + Counts(fn=len(waiting))
 
 
 def exact_counts(predicted: Sequence[Entity], reference: Sequence[Entity]) -> Counts:
@@ -158,11 +157,6 @@ class SLUScores:
             **accuracies,
             "malformed": _percent(self.malformed, self.utterances),
         }
-
-
-def _edits(reference: Sequence[str], predicted: Sequence[str]) -> int:
-    """Levenshtein's distance: insertions, deletions and substitutions."""
-    return sum(count_ops(op_table(reference, predicted)).values())
 
 
 def _percent(part: float, whole: float) -> float:

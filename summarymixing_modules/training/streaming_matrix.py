@@ -19,12 +19,12 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.curves import COLOURS
+from summarymixing_modules.training.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.guard import is_empty
 from summarymixing_modules.training.transducer import TransducerBrain
 
@@ -71,7 +71,7 @@ def streaming_matrix(
         the cells, that of full context first.
     """
     configs = [None, *(DynChunkTrainConfig(c, left) for left in left_contexts for c in chunk_sizes)]
-    scores = [ErrorRateStats() for _ in configs]
+    scores = [ErrorRate() for _ in configs]
     brain.modules.eval()
     loader = brain.make_dataloader(data, sb.Stage.TEST, **loader_kwargs)
     hidden = brain.noprogressbar or not if_main_process()
@@ -79,8 +79,8 @@ def streaming_matrix(
         if is_empty(batch):
             continue
         for score, texts in zip(scores, _transcripts(brain, batch, configs), strict=True):
-            words = [text.split(" ") for text in texts]
-            score.append(batch.id, words, [text.split(" ") for text in batch.wrd])
+            for text, reference in zip(texts, batch.wrd, strict=True):
+                score.append(split_words(text), split_words(reference))
     frame_ms = _frame_ms(brain)
     return [_cell(config, frame_ms, score) for config, score in zip(configs, scores, strict=True)]
 
@@ -106,8 +106,8 @@ def _frame_ms(brain: TransducerBrain) -> float:
     return 1000 * float(subsampling) * stft.hop_length / stft.sample_rate
 
 
-def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRateStats) -> Cell:
-    wer = float(score.summarize("error_rate"))
+def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRate) -> Cell:
+    wer = score.percent
     if config is None:
         return Cell(None, None, None, wer)
     return Cell(config.chunk_size, config.chunk_size * frame_ms, config.left_context_size, wer)

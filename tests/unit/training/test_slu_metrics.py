@@ -69,13 +69,16 @@ def test_the_nearer_filler_of_a_type_is_the_partner() -> None:
     assert counts.f1 == 50
 
 
-def test_pairs_have_the_smallest_sum_of_distances() -> None:
-    """The nearest pair first (0.1) would leave 0.9 for the other; together 0.2 + 0.2 is less."""
+def test_pairs_are_made_in_the_order_of_the_prediction_as_slurps_script_does() -> None:
+    """The first takes the nearest and leaves 0.9 to the second; crossed, it would be 0.2 + 0.2."""
     table = {("p", "g"): 0.1, ("p", "h"): 0.2, ("q", "g"): 0.2, ("q", "h"): 0.9}
-    found = [Entity("t", "p"), Entity("t", "q")]
-    wanted = [Entity("t", "g"), Entity("t", "h")]
-    counts = partial_counts(found, wanted, lambda predicted, reference: table[predicted, reference])
-    assert counts == Counts(2, pytest.approx(0.4), pytest.approx(0.4))  # type: ignore[arg-type]
+
+    def counts(first: str, second: str) -> Counts:
+        found, wanted = ([Entity("t", f) for f in pair] for pair in ((first, second), "gh"))
+        return partial_counts(found, wanted, lambda said, meant: table[said, meant])
+
+    assert counts("p", "q") == Counts(2, 1.0, 1.0)
+    assert counts("q", "p") == Counts(2, 0.4, 0.4)
 
 
 def test_entities_said_twice_count_twice() -> None:
