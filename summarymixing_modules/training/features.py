@@ -12,8 +12,11 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor
 
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.normalization import inner_share
 from summarymixing_modules.models.valid_frontend import real_frames
+from summarymixing_modules.training.augmentation import absolute_lengths
 from summarymixing_modules.training.brain import SafeBrain
 
 if TYPE_CHECKING:
@@ -73,24 +76,46 @@ class FeatureBrain(SafeBrain):
     ) -> tuple[Tensor, Tensor]:
         """Normalised, in training augmented, features (B, T, F) and their lengths in frames.
 
+        Padded frames are zero. All of it is computed in float32 and without gradients, whatever
+        ``precision`` is: in bf16, resampling alone moves log mels by half a decibel.
+
         Args:
             samples_BL: padded audio.
             share_B: share of real samples.
             stage: training augments.
+
+        Raises:
+            InputError: an augmentation makes other utterances than those of the batch.
         """
-        train = stage == sb.Stage.TRAIN
-        if train and self.option("wav_augment") is not None:
-            samples_BL, share_B = self.hparams.wav_augment(samples_BL, share_B)
-        with torch.no_grad():
+        samples_B = absolute_lengths(share_B, samples_BL.shape[1])
+        with torch.no_grad(), torch.autocast(samples_BL.device.type, enabled=False):
+            if stage == sb.Stage.TRAIN:
+                samples_BL, samples_B = self._augmented("wav_augment", samples_BL, samples_B)
             features_BTF = self.hparams.compute_features(samples_BL)
-        frames = features_BTF.shape[1]
-        samples_B = (share_B * samples_BL.shape[1]).round().long()
-        lengths_B = real_frames(self.hparams.compute_features, samples_B, frames)
-        shares_B = inner_share(lengths_B, frames)
-        features_BTF = self.modules.normalize(features_BTF, shares_B, epoch=self.epoch)
-        if train and self.option("fea_augment") is not None:
-            features_BTF, _ = self.hparams.fea_augment(features_BTF, lengths_B / frames)
+            frames = features_BTF.shape[1]
+            lengths_B = real_frames(self.hparams.compute_features, samples_B, frames)
+            shares_B = inner_share(lengths_B, frames)
+            features_BTF = self.modules.normalize(features_BTF, shares_B, epoch=self.epoch)
+            # Normalization leaves padding as it was: near −50, where frames are near 0.
+            features_BTF = _without_padding(features_BTF, lengths_B)
+            if stage == sb.Stage.TRAIN:
+                features_BTF, lengths_B = self._augmented("fea_augment", features_BTF, lengths_B)
         return features_BTF, lengths_B
+
+    def _augmented(self, key: str, x: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples (B, L) or features (B, T, F) and their lengths after the augmentation ``key``."""
+        augment = self.option(key)
+        if augment is None:
+            return x, lengths_B
+        augmented, share_B = augment(x, lengths_B / x.shape[1])
+        if augmented.shape[0] != x.shape[0]:
+            raise InputError(
+                f"{key} makes {augmented.shape[0]} utterances of {x.shape[0]}, whose targets stay "
+                "as they are: give its Augmenter concat_original: False, parallel_augment: False "
+                "and repeat_augment: 1."
+            )
+        lengths_B = absolute_lengths(share_B, augmented.shape[1])
+        return _without_padding(augmented, lengths_B), lengths_B
 
     def batch_frames(self, batch: Any) -> float:
         """Frames that the encoder reads of the audio, to one or two per utterance."""
@@ -110,3 +135,9 @@ class FeatureBrain(SafeBrain):
     def option(self, key: str, default: Any = None) -> Any:
         """An optional key of the YAML file."""
         return getattr(self.hparams, key, default)
+
+
+def _without_padding(x: Tensor, lengths_B: Tensor) -> Tensor:
+    """Samples (B, L) or features (B, T, F), zero after their lengths."""
+    padding = lengths_to_padding(lengths_B, x.shape[1])
+    return x.masked_fill(padding.view(*padding.shape, *[1] * (x.ndim - 2)), 0.0)

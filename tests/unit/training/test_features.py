@@ -1,4 +1,4 @@
-"""Features of a batch are those of its utterances alone: filterbanks and samples."""
+"""Features of a batch are those of its utterances alone, in training and evaluation."""
 
 from __future__ import annotations
 
@@ -7,21 +7,40 @@ from typing import Any
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.augment.time_domain import AddNoise
 from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import InputNormalization
+from torch import Tensor
 
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
 from summarymixing_modules.models.valid_frontend import Waveform
+from summarymixing_modules.training.augmentation import SpecAugment, SpeedPerturbation
 from summarymixing_modules.training.features import FeatureBrain
 
+MELS = 10
+FEATURES = {"mel": Fbank(n_fft=400, n_mels=MELS), "waveform": Waveform()}
+SPEC_AUGMENT = SpecAugment(2, 5, 9, 1, 1, 3)
 
-def make_brain(compute_features: Any) -> FeatureBrain:
+
+def make_brain(features: str = "mel", **augmentation: Any) -> FeatureBrain:
     normalize = InputNormalization(norm_type="sentence", avoid_padding_norm=True)
-    hparams = {"compute_features": compute_features}
+    hparams = {"compute_features": FEATURES[features], **augmentation}
     return FeatureBrain({"normalize": normalize}, hparams=hparams, run_opts={"device": "cpu"})
 
 
-@pytest.mark.parametrize("features", [Fbank(n_fft=400, n_mels=10), Waveform()])
-def test_features_do_not_depend_on_the_other_utterances(features: torch.nn.Module) -> None:
+def alone_and_beside(length: int) -> tuple[Tensor, Tensor]:
+    """An utterance that grows louder, and a batch of it and one three times as long."""
+    own_1L = torch.randn(1, length) * torch.linspace(0.1, 1, length)
+    beside_2L = torch.randn(2, 3 * length)
+    beside_2L[0] = 0
+    beside_2L[0, :length] = own_1L
+    return own_1L, beside_2L
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_features_do_not_depend_on_the_other_utterances(features: str) -> None:
     """Many lengths: how they are rounded differs among them."""
     brain = make_brain(features)
     torch.manual_seed(0)
@@ -38,10 +57,88 @@ def test_features_do_not_depend_on_the_other_utterances(features: torch.nn.Modul
         )
         assert frames == frames_B[row] == alone_BTF.shape[1]
         torch.testing.assert_close(together_BTF[row, :frames], alone_BTF[0], rtol=1e-4, atol=1e-4)
+        assert (together_BTF[row, frames:] == 0).all()
+
+
+@pytest.mark.parametrize("speed", [95, 105])
+@pytest.mark.parametrize("length", [8000, 7999, 8317, 9119])
+def test_augmented_features_do_not_depend_on_longer_utterances(speed: int, length: int) -> None:
+    """Same draws: same speed, masks, fill and warp, to the last frame; 1e-5 of features near 1."""
+    brain = make_brain(wav_augment=SpeedPerturbation([speed]), fea_augment=SPEC_AUGMENT)
+    own_1L, beside_2L = alone_and_beside(length)
+    torch.manual_seed(0)
+    alone_BTF, (frames,) = brain.features(own_1L, torch.ones(1), sb.Stage.TRAIN)
+    torch.manual_seed(0)
+    share_B = torch.tensor([1 / 3, 1.0])
+    beside_BTF, (beside_frames, _) = brain.features(beside_2L, share_B, sb.Stage.TRAIN)
+    assert frames == beside_frames == alone_BTF.shape[1]
+    torch.testing.assert_close(beside_BTF[0, :frames], alone_BTF[0], rtol=0, atol=1e-5)
+    assert (beside_BTF[0, frames:] == 0).all()
+
+
+def test_a_training_step_does_not_depend_on_longer_utterances() -> None:
+    """A Conformer with CTC on augmented features: the gradient of an utterance's loss."""
+    augmentation = {"wav_augment": SpeedPerturbation(), "fea_augment": SPEC_AUGMENT}
+    brain = make_brain(**augmentation)
+    encoder = TransformerASR(
+        tgt_vocab=6,
+        input_size=16,
+        d_model=16,
+        nhead=2,
+        num_encoder_layers=2,
+        num_decoder_layers=0,
+        d_ffn=16,
+        dropout=0.0,
+        encoder_module="conformer",
+    )
+    model = CTCModel(ConvFrontEnd1d(MELS, (16, 16), dropout=0.0), encoder, 6).train()
+
+    def gradients(samples_BL: Tensor, share_B: Tensor) -> list[Tensor]:
+        torch.manual_seed(0)
+        features_BTF, lengths_B = brain.features(samples_BL, share_B, sb.Stage.TRAIN)
+        log_probs_BTV, frames_B = model(features_BTF, lengths_B)
+        targets, log_probs_T1V = torch.tensor([[1, 2, 2, 5]]), log_probs_BTV[:1].transpose(0, 1)
+        loss = torch.nn.functional.ctc_loss(log_probs_T1V, targets, frames_B[:1], torch.tensor([4]))
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    own_1L, beside_2L = alone_and_beside(8317)
+    alone = gradients(own_1L, torch.ones(1))
+    beside = gradients(beside_2L, torch.tensor([1 / 3, 1.0]))
+    assert all(gradient.abs().max() > 0 for gradient in alone)
+    for one, other in zip(alone, beside, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+def test_features_are_float32_whatever_the_precision() -> None:
+    """bf16 resampling and normalisation would leave 50 dB of the waveform."""
+    brain = make_brain(wav_augment=SpeedPerturbation([95]), fea_augment=SPEC_AUGMENT)
+    samples_BL, share_B = torch.randn(2, 8000), torch.tensor([1.0, 0.7])
+    torch.manual_seed(0)
+    want_BTF, _ = brain.features(samples_BL, share_B, sb.Stage.TRAIN)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got_BTF, _ = brain.features(samples_BL, share_B, sb.Stage.TRAIN)
+    assert got_BTF.dtype == torch.float32 and torch.equal(got_BTF, want_BTF)
+
+
+def test_speechbrain_augmentations_leave_padding_empty() -> None:
+    """White noise of SpeechBrain's, which it adds to padding too."""
+    noise = Augmenter(augmentations=[AddNoise(snr_low=10, snr_high=10)])
+    brain = make_brain("waveform", wav_augment=noise)
+    samples_BL, share_B = torch.randn(2, 100), torch.tensor([1.0, 0.7])
+    features_BL1, lengths_B = brain.features(samples_BL, share_B, sb.Stage.TRAIN)
+    assert lengths_B.tolist() == [100, 70] and (features_BL1[1, 70:] == 0).all()
+
+
+def test_augmentations_that_make_more_utterances_are_refused() -> None:
+    more = Augmenter(concat_original=True, augmentations=[AddNoise()])
+    brain = make_brain("waveform", wav_augment=more)
+    with pytest.raises(InputError, match="wav_augment makes 4 utterances of 2.*concat_original"):
+        brain.features(torch.randn(2, 100), torch.ones(2), sb.Stage.TRAIN)
 
 
 def test_samples_are_normalised_over_the_utterance() -> None:
-    brain = make_brain(Waveform())
+    brain = make_brain("waveform")
     samples_BL = torch.zeros(2, 1000)
     samples_BL[0], samples_BL[1, :400] = 3 + 2 * torch.randn(1000), torch.randn(400)
     features_BL1, frames_B = brain.features(samples_BL, torch.tensor([1.0, 0.4]), sb.Stage.TRAIN)
