@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchaudio.functional import forced_align
 
 from summarymixing_modules.data.tokenizers import BLANK_INDEX, Tokenizer
 
@@ -60,7 +61,12 @@ def best_path(log_probs_TV: Tensor) -> list[Token]:
         log_probs_TV: of the real frames of one utterance.
     """
     scores_T, best_T = log_probs_TV.max(dim=-1)
-    runs, counts = best_T.unique_consecutive(return_counts=True)
+    return _tokens_of(best_T, scores_T)
+
+
+def _tokens_of(path_T: Tensor, scores_T: Tensor) -> list[Token]:
+    """The tokens of a CTC path, whose labels have these log-probabilities."""
+    runs, counts = path_T.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     cumulated_T = torch.cat([scores_T.new_zeros(1), scores_T.exp().cumsum(0)])
     sums = cumulated_T[stops] - cumulated_T[stops - counts]
@@ -75,6 +81,8 @@ def best_path(log_probs_TV: Tensor) -> list[Token]:
 def align_ctc(log_probs_TV: Tensor, indices: Sequence[int]) -> list[Token]:
     """The most probable CTC path that says given tokens (Viterbi), for their times.
 
+    Torchaudio finds it; where it has no compiled library, `plain_path` does.
+
     Args:
         log_probs_TV: of the CTC head on the real frames of one utterance.
         indices: what another decoder found. More tokens than the frames can hold are spread evenly.
@@ -86,20 +94,25 @@ def align_ctc(log_probs_TV: Tensor, indices: Sequence[int]) -> list[Token]:
         return [Token(i, a, b, None) for i, (a, b) in zip(indices, spans, strict=True)]
     if not indices:
         return []
-    labels = torch.full((2 * len(indices) + 1,), BLANK_INDEX)  # a blank around every token
-    labels[1::2] = torch.tensor(indices)
-    scores_TS = log_probs_TV.cpu()[:, labels]
-    path = _best_states(scores_TS, labels)
-    tokens = []
-    for place, index in enumerate(indices):
-        at_T = [t for t, state in enumerate(path) if state == 2 * place + 1]
-        confidence = scores_TS[at_T, 2 * place + 1].exp().mean()
-        tokens.append(Token(index, at_T[0], at_T[-1] + 1, float(confidence)))
-    return tokens
+    if hasattr(torch.ops.torchaudio, "forced_align"):
+        targets_BU = torch.tensor([indices], device=log_probs_TV.device)
+        paths_BT, scores_BT = forced_align(log_probs_TV[None], targets_BU, blank=BLANK_INDEX)
+        return _tokens_of(paths_BT[0], scores_BT[0])
+    log_probs_TV = log_probs_TV.cpu()
+    path_T = plain_path(log_probs_TV, indices)
+    return _tokens_of(path_T, log_probs_TV.gather(1, path_T[:, None])[:, 0])
 
 
-def _best_states(scores_TS: Tensor, labels_S: Tensor) -> list[int]:
-    """States of the best path that ends in one of the last two."""
+def plain_path(log_probs_TV: Tensor, indices: Sequence[int]) -> Tensor:
+    """Labels (T,) of the most probable CTC path of tokens, in plain PyTorch: the reference.
+
+    Args:
+        log_probs_TV: at least as many frames as the path needs.
+        indices: one token or more.
+    """
+    labels_S = torch.full((2 * len(indices) + 1,), BLANK_INDEX)  # a blank around every token
+    labels_S[1::2] = torch.tensor(indices)
+    scores_TS = log_probs_TV[:, labels_S]
     lowest = torch.finfo(scores_TS.dtype).min / 4
     may_skip_S = torch.zeros(len(labels_S), dtype=torch.bool)
     may_skip_S[2:] = (labels_S[2:] != BLANK_INDEX) & (labels_S[2:] != labels_S[:-2])
@@ -119,7 +132,7 @@ def _best_states(scores_TS: Tensor, labels_S: Tensor) -> list[int]:
     for step_S in reversed(steps):
         state -= int(step_S[state])
         path.append(state)
-    return path[::-1]
+    return labels_S[path[::-1]]
 
 
 def words_of(

@@ -41,6 +41,16 @@ def test_best_path_collapses_and_times() -> None:
     assert best_path(torch.zeros(0, 4)) == []
 
 
+@pytest.fixture(params=["torchaudio", "plain"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torchaudio's compiled alignment, and as where it has none."""
+    if request.param == "plain":
+        monkeypatch.setattr(torch.ops, "torchaudio", object())
+    elif not hasattr(torch.ops.torchaudio, "forced_align"):
+        pytest.skip("torchaudio has no compiled library here")
+
+
+@pytest.mark.usefixtures("either_way")
 def test_alignment_equals_the_best_of_all_paths() -> None:
     torch.manual_seed(0)
     for tokens in ([1], [1, 2], [1, 1], [2, 1, 2], [1, 1, 1]):
@@ -56,7 +66,26 @@ def test_alignment_equals_the_best_of_all_paths() -> None:
             for label, group in itertools.groupby(enumerate(best), key=lambda pair: pair[1])
         ]
         expected = [(label, ts[0], ts[-1] + 1) for label, ts in groups if label]
-        assert spans(align_ctc(scores_TV, tokens)) == expected
+        found = align_ctc(scores_TV, tokens)
+        assert spans(found) == expected
+        means = [
+            float(scores_TV[token.start : token.stop, token.index].exp().mean()) for token in found
+        ]
+        assert [token.confidence for token in found] == pytest.approx(means)
+
+
+def test_torchaudios_alignment_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch.ops.torchaudio, "forced_align"):
+        pytest.skip("torchaudio has no compiled library here")
+    torch.manual_seed(0)
+    for frames, length in ((1, 1), (120, 40), (200, 90)):
+        scores_TV = torch.randn(frames, 30).log_softmax(-1)
+        tokens = torch.randint(1, 5, (length,)).tolist()  # few kinds, many repeated
+        found = align_ctc(scores_TV, tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.ops, "torchaudio", object())
+            assert spans(found) == spans(align_ctc(scores_TV, tokens))
+        assert [token.index for token in found] == tokens
 
 
 def test_alignment_of_nothing_and_of_too_much() -> None:
