@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +10,7 @@ from summarymixing_modules.bench.memory import GIB, MIB
 from summarymixing_modules.bench.report import crossover, crossover_text, crossovers
 from summarymixing_modules.bench.rows import OK, OOM, SKIPPED, Row
 from summarymixing_modules.bench.setup import REFERENCE, Setup
-from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.training.curves import COLOURS
+from summarymixing_modules.pictures import COLOURS, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,52 +32,46 @@ def plot(rows: Sequence[Row], setup: Setup, device: str, file: Path) -> None:
         device: name of the machine, for the title.
         file: the PNG to write; replaced in one step.
     """
-    # Machines that only use models may lack matplotlib.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     unit, name = (GIB, "GiB") if max(row.peak_bytes or 0 for row in rows) >= GIB else (MIB, "MiB")
     forms = list(dict.fromkeys(row.form for row in rows if row.status == OK))
-    figure = Figure(figsize=(14, 5.6 + 0.22 * max(0, len(forms) - 6)), layout="constrained")
-    FigureCanvasAgg(figure)
-    time, memory, factor = figure.subplots(1, 3)
-    for index, form in enumerate(forms):
-        style: dict[str, Any] = {
-            "color": COLOURS[index % len(COLOURS)],
-            "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "markersize": 4,
-        }
-        label = form
-        if form in crossovers(rows):
-            label += f" (cheaper than {REFERENCE}: {crossover_text(rows, form)})"
-        mine = sorted((r for r in rows if r.form == form), key=lambda row: row.seconds)
-        _line(time, mine, lambda row: row.median, style, label)
-        _line(memory, mine, lambda row: (row.peak_bytes or 0) / unit, style, label)
-        _line(factor, mine, lambda row: row.real_time_factor, style, label)
-        _spread(time, mine, str(style["color"]))
-        _ring(time, rows, mine)
-    time.set_ylabel(f"seconds for a batch of {rows[0].batch}, median and quartiles")
-    memory.set_ylabel(f"peak memory ({name})")
-    factor.set_ylabel("real-time factor (s of computing / s of audio)")
-    for axes in (time, memory, factor):
-        axes.set_xlabel("length of the utterances (s)")
-        axes.set_xticks(sorted({row.seconds for row in rows}))
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    if all(row.peak_bytes is None for row in rows):
-        memory.text(0.5, 0.5, "not told", ha="center", va="center", transform=memory.transAxes)
-    if any(line.get_label() == RING for line in time.lines):
-        time.legend(handles=[next(one for one in time.lines if one.get_label() == RING)])
-    handles, labels = time.get_legend_handles_labels()
-    named = [pair for pair in zip(handles, labels, strict=True) if pair[1] != RING]
-    handles, labels = [pair[0] for pair in named], [pair[1] for pair in named]
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(_title(rows[0], setup, device))
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120, format="png")
-    write_atomically(file, png.getvalue())
+    height = 5.6 + 0.22 * max(0, len(forms) - 6)
+    with picture(file, 14, height) as figure:
+        time, memory, factor = figure.subplots(1, 3)
+        for index, form in enumerate(forms):
+            style: dict[str, Any] = {
+                "color": COLOURS[index % len(COLOURS)],
+                "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
+                "marker": MARKERS[index % len(MARKERS)],
+                "markersize": 4,
+            }
+            label = form
+            if form in crossovers(rows):
+                label += f" (cheaper than {REFERENCE}: {crossover_text(rows, form)})"
+            mine = sorted((r for r in rows if r.form == form), key=lambda row: row.seconds)
+            _line(time, mine, lambda row: row.median, style, label)
+            _line(memory, mine, lambda row: (row.peak_bytes or 0) / unit, style, label)
+            _line(factor, mine, lambda row: row.real_time_factor, style, label)
+            _spread(time, mine, str(style["color"]))
+            _ring(time, rows, mine)
+        time.set_ylabel(f"seconds for a batch of {rows[0].batch}, median and quartiles")
+        memory.set_ylabel(f"peak memory ({name})")
+        factor.set_ylabel("real-time factor (s of computing / s of audio)")
+        for axes in (time, memory, factor):
+            axes.set_xlabel("length of the utterances (s)")
+            axes.set_xticks(sorted({row.seconds for row in rows}))
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+        if all(row.peak_bytes is None for row in rows):
+            memory.text(0.5, 0.5, "not told", ha="center", va="center", transform=memory.transAxes)
+        if any(line.get_label() == RING for line in time.lines):
+            time.legend(handles=[next(one for one in time.lines if one.get_label() == RING)])
+        handles, labels = time.get_legend_handles_labels()
+        named = [pair for pair in zip(handles, labels, strict=True) if pair[1] != RING]
+        handles, labels = [pair[0] for pair in named], [pair[1] for pair in named]
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9
+        )
+        figure.suptitle(_title(rows[0], setup, device))
 
 
 def _line(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.files import write_csv
+from summarymixing_modules.pictures import picture
 
 #: More classes make no readable picture.
 MAX_PICTURE = 40
@@ -52,12 +49,9 @@ class Confusion:
 
     def write_csv(self, path: Path) -> None:
         """Write the counts: a row for each true class, a column for each predicted one."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["true \\ predicted", *self.names])
-        for name, row in zip(self.references, self.counts.tolist(), strict=True):
-            writer.writerow([name, *row])
-        write_atomically(path, text.getvalue())
+        rows = zip(self.references, self.counts.tolist(), strict=True)
+        head = ["true \\ predicted", *self.names]
+        write_csv(path, [head, *([name, *counts] for name, counts in rows)])
 
     def write_png(self, path: Path, title: str) -> bool:
         """Draw the share of every true class that went to each predicted one.
@@ -67,30 +61,20 @@ class Confusion:
         """
         if len(self.references) > MAX_PICTURE:
             return False
-        # Machines that only use models may lack matplotlib.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        # SpeechBrain logs everything at DEBUG level, and matplotlib tells 2000 lines about fonts.
-        logging.getLogger("matplotlib").setLevel(logging.WARNING)
         totals = self.counts.sum(axis=1, keepdims=True)
         percent = 100 * self.counts / np.maximum(totals, 1)
         side = 3.5 + 0.32 * max(len(self.names), len(self.references))
-        figure = Figure(figsize=(side + 1, side), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        # From dark to light: read alike with any colour vision, and in print.
-        image = axes.imshow(percent, cmap="cividis", vmin=0, vmax=100)
-        axes.set_xticks(range(len(self.names)), self.names, rotation=90)
-        rows = zip(self.references, totals[:, 0].tolist(), strict=True)
-        axes.set_yticks(range(len(self.references)), [f"{name} ({n})" for name, n in rows])
-        axes.set(title=title, xlabel="predicted class", ylabel="true class (utterances)")
-        if len(self.references) <= _MAX_NUMBERS:
-            for (row, column), value in np.ndenumerate(percent):
-                colour = "black" if value > 60 else "white"
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
-        figure.colorbar(image, ax=axes, label="share of the true class (%)")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        figure.savefig(partial, dpi=110, format="png")
-        os.replace(partial, path)
+        with picture(path, side + 1, side, dpi=110) as figure:
+            axes = figure.subplots()
+            # From dark to light: read alike with any colour vision, and in print.
+            image = axes.imshow(percent, cmap="cividis", vmin=0, vmax=100)
+            axes.set_xticks(range(len(self.names)), self.names, rotation=90)
+            rows = zip(self.references, totals[:, 0].tolist(), strict=True)
+            axes.set_yticks(range(len(self.references)), [f"{name} ({n})" for name, n in rows])
+            axes.set(title=title, xlabel="predicted class", ylabel="true class (utterances)")
+            if len(self.references) <= _MAX_NUMBERS:
+                for (row, column), value in np.ndenumerate(percent):
+                    colour = "black" if value > 60 else "white"
+                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
+            figure.colorbar(image, ax=axes, label="share of the true class (%)")
         return True

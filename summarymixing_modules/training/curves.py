@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from summarymixing_modules.pictures import COLOURS, picture
 from summarymixing_modules.training.history import TrainHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart with any colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 PERCENT = ("WER", "CER", "SER", "EER", "ACC", "ACCURACY", "MOST_FREQUENT", "CHANCE")
 
 
@@ -27,36 +24,26 @@ def plot_curves(history: TrainHistory, file: Path, title: str) -> None:
         file: the PNG to write; replaced in one step.
         title: above the panels.
     """
-    # Machines that only use models may lack matplotlib.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # SpeechBrain logs everything at DEBUG level, and matplotlib tells 2000 lines about fonts there.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    (loss, metric), (rate, norm) = figure.subplots(2, 2)
-    steps = history.curves["step"]
-    _line(loss, steps, history.curves["loss"], "train loss", COLOURS[0])
-    _epochs(loss, history, "train", ["loss"], COLOURS[2:])
-    _epochs(loss, history, "valid", ["loss"], COLOURS[1:])
-    loss.set_ylabel("loss")
-    names = _metric_names(history)
-    _epochs(metric, history, "valid", names, COLOURS)
-    labels = [f"{name} (%)" if name.upper() in PERCENT else name for name in names]
-    metric.set_ylabel(", ".join(labels) if len(labels) <= 3 else "validation metrics")
-    _line(rate, steps, history.curves["lr"], None, COLOURS[0])
-    rate.set_ylabel("learning rate")
-    _line(norm, steps, history.curves["grad_norm"], None, COLOURS[0])
-    norm.set_ylabel("gradient norm before clipping")
-    if any(value > 0 for value in history.curves["grad_norm"]):
-        norm.set_yscale("log")
-    for axes in (loss, metric, rate, norm):
-        _finish(axes)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, file)
+    with picture(file, 11, 7) as figure:
+        figure.suptitle(title)
+        (loss, metric), (rate, norm) = figure.subplots(2, 2)
+        steps = history.curves["step"]
+        _line(loss, steps, history.curves["loss"], "train loss", COLOURS[0])
+        _epochs(loss, history, "train", ["loss"], COLOURS[2:])
+        _epochs(loss, history, "valid", ["loss"], COLOURS[1:])
+        loss.set_ylabel("loss")
+        names = _metric_names(history)
+        _epochs(metric, history, "valid", names, COLOURS)
+        labels = [f"{name} (%)" if name.upper() in PERCENT else name for name in names]
+        metric.set_ylabel(", ".join(labels) if len(labels) <= 3 else "validation metrics")
+        _line(rate, steps, history.curves["lr"], None, COLOURS[0])
+        rate.set_ylabel("learning rate")
+        _line(norm, steps, history.curves["grad_norm"], None, COLOURS[0])
+        norm.set_ylabel("gradient norm before clipping")
+        if any(value > 0 for value in history.curves["grad_norm"]):
+            norm.set_yscale("log")
+        for axes in (loss, metric, rate, norm):
+            _finish(axes)
 
 
 def _metric_names(history: TrainHistory) -> list[str]:

@@ -5,10 +5,7 @@ Shape suffixes: B batch, D encoder features, L samples.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,14 +18,12 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tqdm import tqdm
 
-from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.curves import COLOURS
+from summarymixing_modules.pictures import line_style, picture
 from summarymixing_modules.training.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.guard import is_empty
 from summarymixing_modules.training.transducer import TransducerBrain
-
-MARKERS = "osD^vP"
 
 
 @dataclass(frozen=True)
@@ -157,41 +152,24 @@ def write_matrix(cells: Sequence[Cell], folder: Path, name: str) -> None:
     stem = folder / f"streaming_matrix_{name}"
     rows = [asdict(cell) for cell in cells]
     write_atomically(stem.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(stem.with_suffix(".csv"), table.getvalue())
+    write_csv(stem.with_suffix(".csv"), [list(rows[0]), *(list(row.values()) for row in rows)])
     _plot(cells, stem.with_suffix(".png"), f"Greedy decoding of {name} in chunks")
 
 
 def _plot(cells: Sequence[Cell], file: Path, title: str) -> None:
-    # Machines that only use models may lack matplotlib.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    chunked = [cell for cell in cells if cell.chunk_ms is not None]
-    for index, left in enumerate(dict.fromkeys(cell.left_chunks for cell in chunked)):
-        line = sorted((c.chunk_ms or 0.0, c.wer) for c in chunked if c.left_chunks == left)
-        axes.plot(
-            *zip(*line, strict=True),
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
-            label=_left_name(left),
-        )
-    for cell in cells:
-        if cell.chunk_ms is None:
-            axes.axhline(cell.wer, color="black", linestyle="--", label="full context")
-    axes.set(xlabel="chunk (ms)", ylabel="WER (%)", title=title)
-    axes.set_xticks(sorted({cell.chunk_ms or 0.0 for cell in chunked}))
-    axes.grid(alpha=0.3)
-    axes.legend(title="left chunks")
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, file)
+    with picture(file, 7, 4.5) as figure:
+        axes = figure.subplots()
+        chunked = [cell for cell in cells if cell.chunk_ms is not None]
+        for index, left in enumerate(dict.fromkeys(cell.left_chunks for cell in chunked)):
+            line = sorted((c.chunk_ms or 0.0, c.wer) for c in chunked if c.left_chunks == left)
+            axes.plot(*zip(*line, strict=True), label=_left_name(left), **line_style(index))
+        for cell in cells:
+            if cell.chunk_ms is None:
+                axes.axhline(cell.wer, color="black", linestyle="--", label="full context")
+        axes.set(xlabel="chunk (ms)", ylabel="WER (%)", title=title)
+        axes.set_xticks(sorted({cell.chunk_ms or 0.0 for cell in chunked}))
+        axes.grid(alpha=0.3)
+        axes.legend(title="left chunks")
 
 
 def _left_name(left: int | None) -> str:
