@@ -16,65 +16,48 @@ from pathlib import Path
 import torch
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.probing.layer_data import Settings
+from summarymixing_modules.probing.layer_probes import probe_layers
+from summarymixing_modules.probing.layer_tasks import TASKS
 from summarymixing_modules.training.config import run
-from summarymixing_modules.training.layer_probe_data import Preparation
-from summarymixing_modules.training.layer_probe_tasks import CONTENT_EPOCHS, TASKS, Settings
-from summarymixing_modules.training.layer_probes import probe_layers
 
 
 def main(argv: Sequence[str]) -> None:
     """Probes the encoders; prints where the results are."""
-    arguments = parse(argv)
-    output = Path(arguments.output_folder)
-    preparation = Preparation(
-        corpora=Path(arguments.corpora),
-        save_folder=output / "save",
-        max_hours=arguments.max_hours,
-        seed=arguments.seed,
-        workers=arguments.prep_workers,
-        max_bad_audio=arguments.max_bad_audio,
-    )
-    settings = Settings(
-        preparation,
-        output,
-        content_epochs=arguments.content_epochs,
-        batch_seconds=arguments.batch_seconds,
-        device=arguments.device,
-        num_workers=arguments.num_workers,
-    )
-    for path in probe_layers(arguments.encoders, arguments.tasks, settings):
+    for path in probe_layers(parse(argv)):
         print(path)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> Settings:
     """The options, checked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--encoders", nargs="+", required=True, help="bundles, runs, or folders of Hugging Face")
-    add("--corpora", required=True, help="folder that holds LibriSpeech/, IEMOCAP_full_release/")
+    corpora = "folder that holds LibriSpeech/, IEMOCAP_full_release/"
+    add("--corpora", type=Path, required=True, help=corpora)
     add("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="default: all")
-    add("--output_folder", default="layer_probes", help="where results go")
+    add("--output_folder", type=Path, default=Path("layer_probes"), help="where results go")
     add("--max_hours", type=float, default=5.0, help="of train-clean-100, and of test-clean")
-    add("--content_epochs", type=int, default=CONTENT_EPOCHS, help="of the CTC layers")
+    add("--content_epochs", type=int, default=10, help="of the CTC layers")
     add("--batch_seconds", type=float, default=40.0, help="audio of a batch, with its padding")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     add("--num_workers", type=int, default=0, help="processes that read audio")
     add("--prep_workers", type=int, default=8, help="threads that examine audio files")
     add("--max_bad_audio", type=float, default=0.01, help="part of a corpus that may be unusable")
     add("--seed", type=int, default=1986, help="of all draws")
-    arguments = parser.parse_args(argv)
+    settings = parser.parse_args(argv, namespace=Settings())
     for name, least in (("content_epochs", 1), ("prep_workers", 1), ("num_workers", 0)):
-        if getattr(arguments, name) < least:
-            raise InputError(f"--{name}={getattr(arguments, name)}: use at least {least}.")
+        if getattr(settings, name) < least:
+            raise InputError(f"--{name}={getattr(settings, name)}: use at least {least}.")
     for name in ("max_hours", "batch_seconds"):
-        if not getattr(arguments, name) > 0:
-            raise InputError(f"--{name}={getattr(arguments, name)}: use more than 0.")
-    if not 0 <= arguments.max_bad_audio <= 1:
-        raise InputError(f"--max_bad_audio={arguments.max_bad_audio}: use 0 to 1.")
-    if not Path(arguments.corpora).is_dir():
-        raise InputError(f"--corpora={arguments.corpora}: no such folder.")
-    check_device(arguments.device)
-    return arguments
+        if not getattr(settings, name) > 0:
+            raise InputError(f"--{name}={getattr(settings, name)}: use more than 0.")
+    if not 0 <= settings.max_bad_audio <= 1:
+        raise InputError(f"--max_bad_audio={settings.max_bad_audio}: use 0 to 1.")
+    if not settings.corpora.is_dir():
+        raise InputError(f"--corpora={settings.corpora}: no such folder.")
+    check_device(settings.device)
+    return settings
 
 
 def check_device(name: str) -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from summarymixing_modules.probing.layer_figures import find_probes, write_layer_weights
 from summarymixing_modules.training.config import run
-from summarymixing_modules.training.layer_weights import find_probes, write_layer_weights
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,9 @@ import pytest
 import soundfile
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training import layer_probes
-from summarymixing_modules.training.layer_probe_tasks import TASKS, Outcome, ProbedEncoder
+from summarymixing_modules.probing import layer_probes
+from summarymixing_modules.probing.layer_tasks import TASKS, Outcome
+from summarymixing_modules.probing.states import ProbedEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,14 +79,14 @@ def test_files_are_written_and_what_is_finished_is_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setitem(TASKS, "emotion", stop)
+        interrupted.setitem(TASKS, "emotion", replace(TASKS["emotion"], probe=stop))
         with pytest.raises(KeyboardInterrupt):
             main(given)
     first = json.loads((output / "layer_probes.json").read_text())
     assert [entry["task"] for entry in first] == ["speaker", "content"]
 
-    monkeypatch.setitem(TASKS, "speaker", stop)  # done: not called again
-    monkeypatch.setitem(TASKS, "content", stop)
+    for task in ("speaker", "content"):  # done: not called again
+        monkeypatch.setitem(TASKS, task, replace(TASKS[task], probe=stop))
     main(given)
     said = capsys.readouterr().out.splitlines()
     entries = json.loads((output / "layer_probes.json").read_text())

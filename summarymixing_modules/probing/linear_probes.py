@@ -3,21 +3,22 @@
 Nothing here knows corpora or encoders.
 
 Shape suffixes: N hidden states, B batch, T frames, D features, S utterances, K classes,
-U tokens, V vocabulary.
+M frames of a batch, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from summarymixing_modules.data.tokenizers import BLANK_INDEX
 from summarymixing_modules.models.frontend import lengths_to_padding
-from summarymixing_modules.training.layer_states import StateBatch
+from summarymixing_modules.probing.states import StateBatch
 
 #: A regression has converged when no partial derivative of its objective is larger.
 GRADIENT_TOLERANCE = 1e-4
@@ -29,14 +30,9 @@ _MIN_DEVIATION = 1e-6
 
 @dataclass(frozen=True)
 class LogisticRegression:
-    """A fitted multinomial logistic regression on standardised features.
+    """A fitted multinomial logistic regression on features standardised by the training part.
 
-    Attributes:
-        mean_D: of the features of the training part.
-        deviation_D: their standard deviation; 1 where they do not vary.
-        weight_KD: on standardised features.
-        bias_K: not penalised.
-        gradient: the largest partial derivative at the end of the fit.
+    ``gradient`` is the largest partial derivative of the objective at the end of the fit.
     """
 
     mean_D: Tensor
@@ -57,8 +53,7 @@ class LogisticRegression:
 
     def accuracy(self, x_SD: Tensor, classes_S: Tensor) -> float:
         """Share of the utterances whose class is right, in percent."""
-        right_S = self.predict(x_SD) == classes_S.to(self.mean_D.device)
-        return 100 * float(right_S.double().mean())
+        return _percent(self.predict(x_SD) == classes_S.to(self.mean_D.device))
 
 
 def fit_logistic(x_SD: Tensor, classes_S: Tensor, classes: int) -> LogisticRegression:
@@ -69,7 +64,7 @@ def fit_logistic(x_SD: Tensor, classes_S: Tensor, classes: int) -> LogisticRegre
 
     Args:
         x_SD: features of the training part.
-        classes_S: 0 to ``classes`` - 1.
+        classes_S: 0 to K - 1.
         classes: K.
     """
     x_SD, classes_S = x_SD.double(), classes_S.to(x_SD.device)
@@ -104,7 +99,11 @@ def fit_logistic(x_SD: Tensor, classes_S: Tensor, classes: int) -> LogisticRegre
 
 def majority_accuracy(train_S: Tensor, test_S: Tensor) -> float:
     """Accuracy, in percent, of always answering the most frequent class of the training part."""
-    return 100 * float((test_S == train_S.bincount().argmax()).double().mean())
+    return _percent(test_S == train_S.bincount().argmax())
+
+
+def _percent(right_S: Tensor) -> float:
+    return 100 * float(right_S.double().mean())
 
 
 class CTCHeads(nn.Module):
@@ -115,7 +114,7 @@ class CTCHeads(nn.Module):
     Args:
         mean_ND: of the features over the training frames.
         deviation_ND: their standard deviation.
-        vocabulary: V, blank included.
+        vocabulary: V, the blank included.
     """
 
     mean_ND: Tensor
@@ -135,13 +134,23 @@ class CTCHeads(nn.Module):
         scores_NBTV = torch.einsum("nbtd,ndv->nbtv", z_NBTD, self.weight_NDV)
         return (scores_NBTV + self.bias_NV[:, None, None]).log_softmax(dim=-1)
 
+    def losses(self, batch: StateBatch) -> Tensor:
+        """CTC's loss of every head, (N,): the mean over utterances of the loss per token."""
+        log_probs_NBTV = self(batch.states_NBTD)
+        heads, utterances = log_probs_NBTV.shape[:2]
+        losses_NB = F.ctc_loss(
+            log_probs_NBTV.flatten(0, 1).transpose(0, 1),
+            batch.tokens_BU.repeat(heads, 1),
+            batch.lengths_B.repeat(heads),
+            batch.token_lengths_B.repeat(heads),
+            blank=BLANK_INDEX,
+            reduction="none",
+        ).view(heads, utterances)
+        return (losses_NB / batch.token_lengths_B).mean(dim=1)
+
 
 def frame_statistics(batches: Iterable[StateBatch]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, (N, D), of the real frames of some batches.
-
-    Raises:
-        ValueError: there is no frame.
-    """
+    """Mean and standard deviation, (N, D), of the real frames of one or more batches."""
     count, sums, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
     for batch in batches:
         real_BT = ~lengths_to_padding(batch.lengths_B, batch.states_NBTD.shape[2])
@@ -149,25 +158,9 @@ def frame_statistics(batches: Iterable[StateBatch]) -> tuple[Tensor, Tensor]:
         count += frames_NMD.shape[1]
         sums = sums + frames_NMD.sum(dim=1)
         squares = squares + frames_NMD.square().sum(dim=1)
-    if not count:
-        raise ValueError("there is no frame to take statistics of")
     mean_ND = sums / count
     variance_ND = (squares / count - mean_ND.square()).clamp(min=0)
     return mean_ND.float(), variance_ND.sqrt().float()
-
-
-def ctc_losses(log_probs_NBTV: Tensor, batch: StateBatch) -> Tensor:
-    """CTC's loss of every head, (N,): the mean over utterances of the loss per token."""
-    heads, utterances = log_probs_NBTV.shape[:2]
-    losses_NB = F.ctc_loss(
-        log_probs_NBTV.flatten(0, 1).transpose(0, 1),
-        batch.tokens_BU.repeat(heads, 1),
-        batch.lengths_B.repeat(heads),
-        batch.token_lengths_B.repeat(heads),
-        blank=BLANK_INDEX,
-        reduction="none",
-    ).view(heads, utterances)
-    return (losses_NB / batch.token_lengths_B).mean(dim=1)
 
 
 def train_ctc_heads(
@@ -175,29 +168,27 @@ def train_ctc_heads(
     batches: Sequence[StateBatch],
     epochs: int,
     seed: int,
-    after_step: Callable[[float], object] = lambda loss: None,
-) -> None:
-    """Trains all heads with Adam; every epoch takes the batches in another order.
+    title: str = "CTC layers",
+) -> list[float]:
+    """Trains all heads with Adam on batches that are ``alignable``, in a new order every epoch.
 
-    Args:
-        heads: trained in place, on their device.
-        batches: whose every utterance has frames enough for its tokens, see ``alignable``.
-        epochs: passes over the batches.
-        seed: of their order.
-        after_step: told the mean loss of the heads.
+    Returns:
+        the mean loss of the heads at every step.
     """
-    device = heads.mean_ND.device
     optimizer = torch.optim.Adam(heads.parameters(), lr=CTC_LR)
     steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            batch = batches[index].to(device)
-            losses_N = ctc_losses(heads(batch.states_NBTD), batch)
+    orders = [torch.randperm(len(batches), generator=generator).tolist() for _ in range(epochs)]
+    losses: list[float] = []
+    with tqdm([index for order in orders for index in order], desc=title, unit="step") as bar:
+        for index in bar:
+            losses_N = heads.losses(batches[index].to(heads.mean_ND.device))
             optimizer.zero_grad()
             # Of a sum, each head's gradient is that of its own loss.
             losses_N.sum().backward()
             optimizer.step()
             schedule.step()
-            after_step(float(losses_N.detach().mean()))
+            losses.append(float(losses_N.detach().mean()))
+            bar.set_postfix(loss=f"{losses[-1]:.2f}")
+    return losses
