@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 
@@ -30,7 +30,7 @@ def run_layer(layer: nn.Module, checkpointed: bool, *inputs: Any, **options: Any
     """
     if not (checkpointed and layer.training and torch.is_grad_enabled()):
         return layer(*inputs, **options)
-    norms = [module for module in layer.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in layer.modules() if isinstance(module, _NormBase)]
     if norms:
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -41,7 +41,7 @@ def run_layer(layer: nn.Module, checkpointed: bool, *inputs: Any, **options: Any
 
 
 @contextmanager
-def _restored(norms: list[_BatchNorm]) -> Iterator[None]:
+def _restored(norms: list[_NormBase]) -> Iterator[None]:
     """Leaves the running statistics as they are: the first forward pass has updated them."""
     buffers = [buffer for norm in norms for buffer in norm.buffers()]
     before = [buffer.clone() for buffer in buffers]

@@ -5,14 +5,14 @@ Three things that stock modules let padding into are closed here:
 
 * convolutions: padded frames and the outside count as zero (SpeechBrain reflects at the edges);
 * squeeze-and-excitation: the mean over time is that of the real frames;
-* batch norm: in training its statistics are those of the real frames.
+* batch norm: in training its statistics are those of the real frames, of all processes together.
 
 In evaluation an utterance therefore comes out the same alone and beside others. In training it
 cannot: batch norm normalises with the statistics of the whole batch, so an utterance changes with
 the other utterances. It does not change with the amount of padding, and padding does not get into
 the running statistics.
 
-Shape suffixes: B batch, T frames, M = B·T, N real frames of the batch, F and D features.
+Shape suffixes: B batch, T frames, F and D features.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from speechbrain.nnet.normalization import BatchNorm1d, LayerNorm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from summarymixing_modules.encoders.batch_norm import mask_batch_norms
 from summarymixing_modules.encoders.checkpointing import run_layer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_spec
-from summarymixing_modules.ops.chunks import accumulation_dtype
-from summarymixing_modules.ops.summary import masked
+from summarymixing_modules.ops.summary import masked, utterance_mean
 
 WIDTHS = (256, 512)
 NARROW_BLOCKS = 10  # of the paper's 21; the others are wide
@@ -42,71 +42,34 @@ WHOLE_UTTERANCE = (
 )
 
 
-class RealFrames:
-    """Which frames of a batch are real, and the operations that depend on it.
-
-    Args:
-        padding_BT: True = padded; None = all are real.
-        training: batch norm takes its statistics from this batch.
-    """
-
-    def __init__(self, padding_BT: Tensor | None, training: bool) -> None:
-        self.padding_BT, self.training = padding_BT, training
-        self.index_N: Tensor | None = None
-        if padding_BT is not None and training:
-            self.index_N = (~padding_BT).flatten().nonzero()[:, 0]
-
-    def strided(self, stride: int) -> RealFrames:
-        """After a convolution with a stride: frame t comes from around frame stride·t."""
-        if stride == 1 or self.padding_BT is None:
-            return self
-        return RealFrames(self.padding_BT[:, ::stride], self.training)
-
-    def convolved(self, conv: nn.Module, x_BTD: Tensor) -> Tensor:
-        """The convolution of the real frames."""
-        return conv(masked(x_BTD, self.padding_BT))
-
-    def normalised(self, norm: BatchNorm1d, x_BTD: Tensor) -> Tensor:
-        """Batch norm; padded frames come out as zero where they were left out."""
-        if self.index_N is None:
-            return norm(x_BTD)
-        x_MD = x_BTD.flatten(0, 1)
-        y_ND = norm.norm(x_MD.index_select(0, self.index_N))
-        return y_ND.new_zeros(x_MD.shape).index_copy(0, self.index_N, y_ND).view_as(x_BTD)
-
-    def mean(self, x_BTD: Tensor) -> Tensor:
-        """Mean over time as (B, 1, D)."""
-        dtype = accumulation_dtype(x_BTD.dtype)
-        sum_B1D = masked(x_BTD, self.padding_BT).sum(dim=1, keepdim=True, dtype=dtype)
-        if self.padding_BT is None:
-            return (sum_B1D / x_BTD.shape[1]).to(x_BTD.dtype)
-        count_B11 = (~self.padding_BT).sum(dim=1)[:, None, None].clamp(min=1)
-        return (sum_B1D / count_B11).to(x_BTD.dtype)
-
-
 class MaskedContextNetBlock(ContextNetBlock):
     """SpeechBrain's block: convolutions, squeeze-and-excitation, residual convolution, Swish."""
 
-    def forward(self, x: Tensor, frames: RealFrames) -> tuple[Tensor, RealFrames]:
-        """Maps (B, T, F) to (B, T / stride, D), and says which of those frames are real."""
-        out, after = x, frames
+    def forward(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Maps (B, T, F) and its mask to (B, T / stride, D) and its mask."""
+        out, after = x, padding
         layers = list(self.Convs.values())
         for conv, norm in zip(layers[::2], layers[1::2], strict=True):
-            out = after.convolved(conv, out)
-            after = after.strided(conv.depthwise.stride)
-            out = after.normalised(norm, out)
+            out = conv(masked(out, after))
+            after = _strided(after, conv.depthwise.stride)
+            out = norm.norm(out, after)
         out = _squeeze_and_excite(self.SE, out, after)
         if self.reduced_cov is not None:
             conv, norm = self.reduced_cov.values()
-            out = out + after.normalised(norm, frames.convolved(conv, x))
+            out = out + norm.norm(conv(masked(x, padding)), after)
         return self.drop(self.activation(out)), after
 
 
-def _squeeze_and_excite(module: SEmodule, x_BTD: Tensor, frames: RealFrames) -> Tensor:
+def _strided(padding_BT: Tensor | None, stride: int) -> Tensor | None:
+    """The mask after a convolution with a stride: frame t comes from around frame stride · t."""
+    return None if padding_BT is None else padding_BT[:, ::stride]
+
+
+def _squeeze_and_excite(module: SEmodule, x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
     """arXiv 2005.03191, eq. (2), as SpeechBrain has it."""
     conv, norm, activation = module.conv.values()
-    x_BTD = activation(frames.normalised(norm, conv(x_BTD)))
-    return x_BTD * module.bottleneck(frames.mean(x_BTD))
+    x_BTD = activation(norm.norm(conv(x_BTD), padding_BT))
+    return x_BTD * module.bottleneck(utterance_mean(x_BTD, padding_BT)[:, None])
 
 
 class ContextNet(nn.Module):
@@ -197,9 +160,7 @@ class ContextNet(nn.Module):
         for module in self.modules():
             if isinstance(module, Conv1d):
                 module.padding_mode = "constant"
-            if isinstance(module, nn.BatchNorm1d):
-                # The dummy inputs of the construction are in the running statistics.
-                module.reset_running_stats()
+        mask_batch_norms(self)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Encodes utterances.
@@ -211,25 +172,23 @@ class ContextNet(nn.Module):
         Returns:
             (B, T′, D) and its mask (B, T′), with T′ = T divided by all strides, rounded up.
         """
-        stages = self.stages(x, RealFrames(padding, self.training))
-        y, frames = deque(stages, maxlen=1).pop()
-        return y, frames.padding_BT
+        return deque(self.stages(x, padding), maxlen=1).pop()
 
-    def stages(self, x: Tensor, frames: RealFrames) -> Iterator[tuple[Tensor, RealFrames]]:
-        """The output of the first convolution, of every block and of the last convolution."""
-        x = self._convolve("start", x, frames)
-        yield x, frames
+    def stages(self, x: Tensor, padding: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """First convolution, every block, last convolution: the output and its mask."""
+        x = self._convolve("start", x, padding)
+        yield x, padding
         for index in range(self.num_blocks):
             block = self.get_submodule(f"block_{index}")
-            x, frames = run_layer(block, self.activation_checkpointing, x, frames)
-            yield x, frames
-        yield self._convolve("end", x, frames), frames
+            x, padding = run_layer(block, self.activation_checkpointing, x, padding)
+            yield x, padding
+        yield self._convolve("end", x, padding), padding
 
-    def _convolve(self, name: str, x: Tensor, frames: RealFrames) -> Tensor:
-        conv, norm, activation = (
-            self.get_submodule(f"{part}_{name}") for part in ("conv", "norm", "act")
-        )
-        return activation(frames.normalised(norm, frames.convolved(conv, x)))
+    def _convolve(self, name: str, x: Tensor, padding: Tensor | None) -> Tensor:
+        conv: Any = self.get_submodule(f"conv_{name}")
+        norm: Any = self.get_submodule(f"norm_{name}")
+        activation = self.get_submodule(f"act_{name}")
+        return activation(norm.norm(conv(masked(x, padding)), padding))
 
 
 class ContextNetEncoder(nn.Module):
@@ -317,7 +276,7 @@ class ContextNetEncoder(nn.Module):
             raise InputError(WHOLE_UTTERANCE)
         if src_mask is not None or pos_embs is not None:
             raise ValueError("ContextNet uses neither src_mask nor pos_embs: leave them None.")
-        stages = self.network.stages(src, RealFrames(src_key_padding_mask, self.training))
+        stages = self.network.stages(src, src_key_padding_mask)
         outputs = deque((x for x, _ in stages), maxlen=None if self.output_hidden_states else 1)
         output, weights = self.norm(outputs[-1]), [None] * (self.network.num_blocks + 2)
         if self.output_hidden_states:

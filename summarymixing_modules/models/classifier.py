@@ -18,7 +18,7 @@ from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.ops.pooling import MIN_VARIANCE, UNSEEN
-from summarymixing_modules.ops.summary import masked
+from summarymixing_modules.ops.summary import masked, utterance_mean
 
 
 class MeanPooling(nn.Module):
@@ -37,8 +37,7 @@ class MeanPooling(nn.Module):
 
     def forward(self, x_BTD: Tensor, padding_BT: Tensor) -> Tensor:
         """(B, P) from frames; True = padded."""
-        frames_B1 = (~padding_BT).sum(dim=1, keepdim=True).clamp(min=1)
-        return masked(x_BTD, padding_BT).sum(dim=1) / frames_B1
+        return utterance_mean(x_BTD, padding_BT)
 
 
 class AttentiveStatisticsPooling(nn.Module):

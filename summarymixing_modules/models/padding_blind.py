@@ -4,21 +4,19 @@ As they are, convolutions reflect at the end of the padded row and see padded fr
 counts them, and X-vector's pooling adds noise. Here, as in encoders/contextnet.py, padded frames
 and the outside count as zero, and statistics are those of the real frames.
 
-Shape suffixes: B batch, T frames, D features, N real frames of the batch.
+Shape suffixes: B batch, T frames, D features, X moments.
 """
 
 from __future__ import annotations
 
-import torch
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.nnet.normalization import BatchNorm1d
 from speechbrain.nnet.pooling import StatisticsPooling
 from torch import Tensor, nn
 
+from summarymixing_modules.encoders.batch_norm import MaskedBatchNorm
 from summarymixing_modules.models.frontend import lengths_to_padding
-
-#: Keeps the standard deviation, and its gradient, away from 0.
-_MIN_VARIANCE = 1e-10
+from summarymixing_modules.ops.pooling import chunk_moments, mean_and_deviation
 
 
 class PaddingBlind(nn.Module):
@@ -85,34 +83,17 @@ class _Convolution(nn.Module):
 
 
 class _Normalisation(nn.Module):
-    """Batch norm with the statistics of the real frames.
-
-    Of a single value there are no statistics: then those of the training so far are taken.
-    """
+    """Batch norm with the statistics of the real frames."""
 
     def __init__(self, layer: BatchNorm1d, batch: _Batch) -> None:
         super().__init__()
-        self.norm, self.time, self._batch = layer.norm, _time_axis(layer), batch
+        self.norm = MaskedBatchNorm(layer.norm)
+        self.time, self._batch = _time_axis(layer), batch
 
     def forward(self, x: Tensor) -> Tensor:
-        padding_BT = self._batch.padding(x, self.time)
         x_BTD = x if self.time == 1 else x.transpose(1, 2)
-        if not self.training or padding_BT is None:
-            y_BTD = self._normalised(x_BTD.flatten(0, 1)).view_as(x_BTD)
-        else:
-            index_N = (~padding_BT).flatten().nonzero()[:, 0]
-            y_ND = self._normalised(x_BTD.flatten(0, 1).index_select(0, index_N))
-            y_MD = y_ND.new_zeros(x_BTD.flatten(0, 1).shape).index_copy(0, index_N, y_ND)
-            y_BTD = y_MD.view_as(x_BTD)
+        y_BTD = self.norm(x_BTD, self._batch.padding(x, self.time))
         return y_BTD if self.time == 1 else y_BTD.transpose(1, 2)
-
-    def _normalised(self, x_ND: Tensor) -> Tensor:
-        if self.training and x_ND.shape[0] == 1:
-            norm = self.norm
-            return nn.functional.batch_norm(
-                x_ND, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        return self.norm(x_ND)
 
 
 class _Pooling(nn.Module):
@@ -124,11 +105,5 @@ class _Pooling(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         padding_BT = self._batch.padding(x_BTD, 1)
-        assert padding_BT is not None
-        real_BT1 = (~padding_BT)[..., None].to(x_BTD.dtype)
-        count_B1 = real_BT1.sum(dim=1).clamp(min=1)
-        mean_BD = (x_BTD * real_BT1).sum(dim=1) / count_B1
-        squares_BTD = (x_BTD - mean_BD[:, None]).square() * real_BT1
-        variance_BD = squares_BTD.sum(dim=1) / count_B1
-        deviation_BD = variance_BD.clamp(min=_MIN_VARIANCE).sqrt()
-        return torch.cat([mean_BD, deviation_BD], dim=-1)[:, None]
+        moments_B1X = chunk_moments(x_BTD, padding_BT, x_BTD.shape[1])
+        return mean_and_deviation(moments_B1X).to(x_BTD.dtype)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from summarymixing_modules.encoders.contextnet import ContextNet, RealFrames
+from summarymixing_modules.encoders.contextnet import ContextNet
 from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.ops.summary import utterance_mean
 
 
 class Recurrent(nn.Module):
@@ -168,5 +168,4 @@ class PooledRecurrentHead(_RecurrentHead):
 
 def mean_over_time(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
     """Mean of the real frames, (B, D)."""
-    padding_BT = lengths_to_padding(lengths_B, x_BTD.shape[1])
-    return torch.squeeze(RealFrames(padding_BT, training=False).mean(x_BTD), dim=1)
+    return utterance_mean(x_BTD, lengths_to_padding(lengths_B, x_BTD.shape[1]))

@@ -62,6 +62,11 @@ def chunk_means(
     return (sums_BCD / counts_BC1.clamp(min=1.0)).to(s_BTD.dtype)
 
 
+def utterance_mean(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
+    """Mean of the real frames, mean_BD; zero where there is none."""
+    return chunk_means(x_BTD, padding_BT, x_BTD.shape[1], None).squeeze(1)
+
+
 def naive_means(
     s_BTD: Tensor,
     padding_BT: Tensor | None,

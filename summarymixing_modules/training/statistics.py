@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from speechbrain.processing.features import InputNormalization
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 
 class MovingStatistics:
@@ -21,7 +21,7 @@ class MovingStatistics:
 
     def __init__(self, modules: torch.nn.Module) -> None:
         self._batch_norms = [
-            m for m in modules.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+            m for m in modules.modules() if isinstance(m, _NormBase) and m.track_running_stats
         ]
         self._input_norms = [m for m in modules.modules() if isinstance(m, InputNormalization)]
         self._buffers: list[list[torch.Tensor]] = []

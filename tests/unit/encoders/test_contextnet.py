@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -11,17 +12,19 @@ from speechbrain.lobes.models.ContextNet import ContextNet as StockContextNet
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from summarymixing_modules.encoders import ContextNet, ContextNetEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
+from summarymixing_modules.training.statistics import MovingStatistics
 
 F, D = 12, 16
 SMALL: dict[str, Any] = {"conv_channels": [8, 10], "num_blocks": 2, "num_layers": 2, "inner_dim": 3}
 
 
 def norms_of(network: nn.Module) -> list[Any]:
-    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    return [module for module in network.modules() if isinstance(module, _NormBase)]
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -95,6 +98,19 @@ def test_padding_does_not_get_into_the_statistics() -> None:
         for name in ("running_mean", "running_var"):
             a, b = getattr(a_norm, name), getattr(b_norm, name)
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_bad_batch_can_be_undone() -> None:
+    """The Brain finds the running statistics and takes NaN out of them."""
+    network = make().train()
+    before = [buffer.clone() for buffer in network.buffers()]
+    statistics = MovingStatistics(network)
+    statistics.snapshot()
+    network(torch.full((2, 10, F), math.nan))
+    assert any(buffer.isnan().any() for buffer in network.buffers())
+    statistics.restore()
+    for buffer, old in zip(network.buffers(), before, strict=True):
+        torch.testing.assert_close(buffer, old)
 
 
 def test_training_sees_the_batch() -> None:

@@ -91,9 +91,9 @@ def test_training_does_not_see_padding(name: str) -> None:
         for module in head.modules():
             if isinstance(module, nn.LSTM):
                 module.dropout = 0.0  # drawn for padded frames, too
-        x_BTD = torch.zeros(2, frames, D)
-        x_BTD[:, :20] = torch.randn(2, 20, D, generator=torch.Generator().manual_seed(1))
-        y_BK = head(x_BTD, torch.tensor([20, 12]))
+        x_BTD = torch.zeros(3, frames, D)
+        x_BTD[:, :20] = torch.randn(3, 20, D, generator=torch.Generator().manual_seed(1))
+        y_BK = head(x_BTD, torch.tensor([20, 12, 17]))
         y_BK.square().sum().backward()
         gradients = [p.grad for p in head.parameters() if p.grad is not None]
         return y_BK.detach(), *gradients, *(b.float() for b in head.buffers())
