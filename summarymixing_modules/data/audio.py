@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 import torch
 
+from summarymixing_modules.data.files import printable
 from summarymixing_modules.errors import InputError
 
 StrPath = str | os.PathLike[str]
+
+#: Of every corpus, Hz.
+SAMPLE_RATE = 16000
 
 #: libsndfile's log of a WAV file that promises more data than the file holds.
 _WAV_SHORTER_THAN_PROMISED = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -52,23 +59,29 @@ def probe_audio(path: StrPath) -> AudioInfo:
     Raises:
         AudioError: the file is missing, empty, cut short (where the container tells) or not audio.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
-def check_audio(path: StrPath, sample_rate: int = 16000) -> AudioInfo:
-    """`probe_audio`, and insist on one channel at ``sample_rate`` Hz.
+def check_audio(path: StrPath, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
+    """`probe_audio`, and insist on what a manifest takes: one channel at ``sample_rate`` Hz.
 
     Raises:
-        AudioError: as `probe_audio`, or the wrong rate or number of channels.
+        AudioError: as `probe_audio`, the wrong rate or number of channels, or a name that is not
+            UTF-8.
     """
     info = probe_audio(path)
+    if printable(path) != str(path):
+        raise AudioError(
+            f"{printable(path)}: the name is not UTF-8, as manifests are: rename it, wherever the "
+            "corpus names it"
+        )
     _require_format(path, info, sample_rate)
     return info
 
 
 def read_audio(
-    path: StrPath, sample_rate: int = 16000, start: int = 0, stop: int | None = None
+    path: StrPath, sample_rate: int = SAMPLE_RATE, start: int = 0, stop: int | None = None
 ) -> torch.Tensor:
     """Decode mono audio, or a part of it.
 
@@ -85,13 +98,13 @@ def read_audio(
         AudioError: the file is missing, empty, damaged or cut short, has another rate or more than
             one channel, holds samples that are not numbers, or ends before ``stop``.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         _require_format(path, AudioInfo(file.frames, file.samplerate, file.channels), sample_rate)
         stop = file.frames if stop is None else stop
         if not 0 <= start < stop <= file.frames:
             raise AudioError(
-                f"{path}: samples {start} to {stop} were asked for, but it has {file.frames}: "
-                "check the start and stop columns of the manifest"
+                f"{printable(path)}: samples {start} to {stop} were asked for, but it has "
+                f"{file.frames}: check the start and stop columns of the manifest"
             )
         try:
             file.seek(start)
@@ -102,30 +115,70 @@ def read_audio(
         raise _damaged(path, f"decodes to {len(samples)} samples instead of {stop - start}")
     samples_L = torch.from_numpy(samples)
     if not bool(torch.isfinite(samples_L).all()):
-        raise AudioError(f"{path}: holds samples that are NaN or infinite: convert it again")
+        raise AudioError(
+            f"{printable(path)}: holds samples that are NaN or infinite: convert it again"
+        )
     return samples_L
 
 
-def _open(path: StrPath) -> soundfile.SoundFile:
-    if not Path(path).is_file():
-        raise AudioError(f"{path}: no such audio file: check that the corpus is complete")
-    if Path(path).stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes): download or copy it again")
+@contextlib.contextmanager
+def open_audio(path: StrPath) -> Iterator[soundfile.SoundFile]:
+    """An audio file to read from, of which the header has been looked at.
+
+    The name is looked up once: on a file system that is far away, that is what small files cost.
+
+    Raises:
+        AudioError: the file is missing, empty, cut short (where the container tells), not audio, or
+            no file.
+    """
     try:
-        file = soundfile.SoundFile(path)
+        # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as err:
+        raise AudioError(f"{printable(path)}: {_why_not_opened(err)}") from err
+    try:
+        _require_content(path, os.fstat(descriptor))
+        with _sound_file(path, descriptor) as file:
+            problem = _cut_short(file.extra_info)
+            if problem:
+                raise _damaged(path, problem)
+            if file.frames == 0:
+                raise AudioError(
+                    f"{printable(path)}: holds no samples (zero length): download or copy it again"
+                )
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def _sound_file(path: StrPath, descriptor: int) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(descriptor, closefd=False)
     except (soundfile.SoundFileError, OSError) as err:
         reason = str(err).rpartition(": ")[2] or "unknown format"
         raise AudioError(
-            f"{path}: cannot be read as audio ({reason}): download or copy it again"
+            f"{printable(path)}: cannot be read as audio ({reason}): download or copy it again"
         ) from err
-    problem = _cut_short(file.extra_info)
-    if problem:
-        file.close()
-        raise _damaged(path, problem)
-    if file.frames == 0:
-        file.close()
-        raise AudioError(f"{path}: holds no samples (zero length): download or copy it again")
-    return file
+
+
+def _why_not_opened(err: OSError) -> str:
+    if isinstance(err, PermissionError):
+        return "may not be read (permission denied): change its owner or mode (chmod u+r)"
+    if isinstance(err, FileNotFoundError | NotADirectoryError):
+        return "no such audio file: check that the corpus is complete"
+    return f"cannot be opened ({err.strerror})"
+
+
+def _require_content(path: StrPath, state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe or a device"
+        raise AudioError(
+            f"{printable(path)}: is {kind}, not a file: put the audio file in its place"
+        )
+    if state.st_size == 0:
+        raise AudioError(
+            f"{printable(path)}: the file is empty (0 bytes): download or copy it again"
+        )
 
 
 def _cut_short(log: str) -> str:
@@ -139,17 +192,21 @@ def _cut_short(log: str) -> str:
 
 
 def _damaged(path: StrPath, problem: str) -> AudioError:
-    return AudioError(f"{path}: truncated or damaged, {problem}: download or copy it again")
+    return AudioError(
+        f"{printable(path)}: truncated or damaged, {problem}: download or copy it again"
+    )
 
 
 def _require_format(path: StrPath, info: AudioInfo, sample_rate: int) -> None:
+    shown = printable(path)
+    name = Path(shown).name
     if info.channels != 1:
         raise AudioError(
-            f"{path}: has {info.channels} channels, one is needed: mix it down "
-            f"(for example: sox {Path(path).name} -c 1 mono/{Path(path).name})"
+            f"{shown}: has {info.channels} channels, one is needed: mix it down "
+            f"(for example: sox {name} -c 1 mono/{name})"
         )
     if info.sample_rate != sample_rate:
         raise AudioError(
-            f"{path}: is sampled at {info.sample_rate} Hz, {sample_rate} Hz is needed: resample it "
-            f"(for example: sox {Path(path).name} -r {sample_rate} resampled/{Path(path).name})"
+            f"{shown}: is sampled at {info.sample_rate} Hz, {sample_rate} Hz is needed: resample "
+            f"it (for example: sox {name} -r {sample_rate} resampled/{name})"
         )

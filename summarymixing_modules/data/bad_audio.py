@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.files import printable, write_atomically
 from summarymixing_modules.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -132,10 +132,11 @@ class BadAudioLog:
         Raises:
             TooManyBadFiles: more than the limit are listed now (they are on disk all the same).
         """
+        files = [BadFile(*map(printable, (file.path, file.id, file.reason))) for file in files]
         with self._lock():
             listed = self.read()
             known = {file.path for file in listed}
-            first_met = {file.path: file for file in reversed(list(files))}
+            first_met = {file.path: file for file in reversed(files)}
             new = [file for path, file in reversed(first_met.items()) if path not in known]
             self._append(new)
         for file in new:

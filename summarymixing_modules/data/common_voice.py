@@ -12,16 +12,14 @@ import csv
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 import torch
 from torchaudio.functional import resample
-from tqdm import tqdm
 
-from summarymixing_modules.data.audio import AudioError, probe_audio
+from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, probe_audio
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.common_voice_text import ALPHABETS, normalise_sentence
 from summarymixing_modules.data.labelled import (
@@ -29,12 +27,12 @@ from summarymixing_modules.data.labelled import (
 )
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.data.preparation import (
-    SAMPLE_RATE,
     Listing,
     Preparation,
     Utterance,
     file_state,
 )
+from summarymixing_modules.data.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +111,8 @@ def _lister(
     def listing() -> Listing:
         entries = _read_tsv(root / f"{split}.tsv")
         title = f"{root.name} {split}"
-        done = _in_threads(
-            converter, entries, preparation.workers, title if preparation.progress else None
+        done = list(
+            in_threads(converter, entries, preparation.workers, title, "clip", preparation.progress)
         )
         found = Listing(
             [result for result in done if isinstance(result, Utterance)],
@@ -126,23 +124,6 @@ def _lister(
         return found
 
     return listing
-
-
-def _in_threads(
-    converter: _Converter, entries: list[_Entry], workers: int, title: str | None
-) -> list[Utterance | BadFile | None]:
-    bar = tqdm(total=len(entries), desc=title, unit="clip", disable=title is None)
-    done = []
-    with bar, ThreadPoolExecutor(workers) as pool:
-        try:
-            for result in pool.map(converter, entries):
-                bar.update()
-                done.append(result)
-        except BaseException:
-            # Otherwise Ctrl-C would wait for all clips.
-            pool.shutdown(cancel_futures=True)
-            raise
-    return done
 
 
 def _language_folder(data_folder: Path, language: str) -> Path:
@@ -170,7 +151,7 @@ class _Entry:
 def _read_tsv(file: Path) -> list[_Entry]:
     if not file.is_file():
         raise ManifestError(f"{file}: no such list: unpack the release again")
-    with file.open(encoding="utf-8", newline="") as stream:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
         # Sentences hold quotes that mean nothing to the format.
         reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]

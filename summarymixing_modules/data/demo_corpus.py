@@ -25,10 +25,10 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.demo_grammar import make_sentences
 from summarymixing_modules.data.demo_layout import write_tables, write_transcripts
 from summarymixing_modules.data.demo_speech import (
-    SAMPLE_RATE,
     Utterance,
     cast,
     split_variants,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from summarymixing_modules.data.demo_speech import SAMPLE_RATE, Utterance
+from summarymixing_modules.data.audio import SAMPLE_RATE
+from summarymixing_modules.data.demo_speech import Utterance
 
 _README = """SYNTHETIC SPEECH - NOT LIBRISPEECH
 

@@ -17,6 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.demo_grammar import Sentence
 from summarymixing_modules.data.espeak import (
     EspeakError,
@@ -25,7 +26,6 @@ from summarymixing_modules.data.espeak import (
     voice_variants,
 )
 
-SAMPLE_RATE = 16000
 UTTERANCES_PER_CHAPTER = 25
 ACCENT = "en-us"  # one pronunciation of each word: minutes of training are to be enough
 SPEAKERS_PER_VARIANT = 4  # they differ in pitch and rate

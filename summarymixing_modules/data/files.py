@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-
 #: A file name may hold bytes that are not UTF-8 (Python's surrogates): they are written as \\udcNN.
 _UNKNOWN_BYTES = "backslashreplace"
 

@@ -29,6 +29,7 @@ from summarymixing_modules.data.preparation import (
     Verify,
     file_state,
 )
+from summarymixing_modules.data.reading import files_in, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -146,13 +147,18 @@ def _corpus_root(data_folder: Path) -> Path:
 
 def _evaluations(root: Path) -> list[Path]:
     # The release holds hidden files of macOS beside the lists: ._Ses01F_impro01.txt
-    found = root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt")
-    return sorted(path for path in found if path.is_file())
+    found = _in_sessions(root, "dialog", "EmoEvaluation")
+    return [path for path in found if path.match("Ses*.txt") and path.is_file()]
+
+
+def _in_sessions(root: Path, *below: str) -> list[Path]:
+    folders = (root.joinpath(f"Session{number}", *below) for number in range(1, 6))
+    return [path for folder in folders if folder.is_dir() for path in files_in(folder, "")]
 
 
 def _watched(root: Path) -> list[Path]:
     """Files and folders that change when labels do, or when recordings come or go."""
-    return [*_evaluations(root), *sorted(root.glob("Session[1-5]/sentences/wav/*"))]
+    return [*_evaluations(root), *_in_sessions(root, "sentences", "wav")]
 
 
 def read_turns(root: Path) -> Listing:
@@ -186,11 +192,7 @@ def read_turns(root: Path) -> Listing:
 
 def _labelled_turns(file: Path) -> Iterator[tuple[str, str, str]]:
     """Place, name and emotion of every turn in a list; other lines are single raters' opinions."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as err:
-        raise ManifestError(f"{file}: is not UTF-8 text ({err}): copy it again") from err
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if match := _TURN.match(line):
             yield f"{file}:{number}", match["turn"], match["emotion"]
 

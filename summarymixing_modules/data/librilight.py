@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.bad_audio import BadAudioLog
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.librilight_cuts import CutSettings
@@ -26,8 +27,6 @@ from summarymixing_modules.data.preparation import Verify
 __all__ = ["SPLITS", "LibriLightManifests", "prepare_librilight"]
 
 logger = logging.getLogger(__name__)
-
-SAMPLE_RATE = 16000
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import Any
 
 from summarymixing_modules.data.audio import AudioError, check_audio, read_audio
 from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, refuse_too_many
@@ -25,11 +22,10 @@ from summarymixing_modules.data.librilight_tree import (
     read_voice_activity,
     speaker_folders,
 )
+from summarymixing_modules.data.threads import in_threads
 
 #: Raise it whenever the same corpus and settings give other manifests.
 _VERSION = 1
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -79,7 +75,9 @@ class Preparation:
     def list_speakers(self, splits: Sequence[str]) -> list[SpeakerListing]:
         """List the files of every speaker."""
         folders = speaker_folders(self.root, splits)
-        return self._in_threads(list_speaker, folders, "listing", "speaker", [1] * len(folders))
+        return list(
+            in_threads(list_speaker, folders, self.workers, "listing", "speaker", self.progress)
+        )
 
     def fingerprints(self, listings: Iterable[SpeakerListing]) -> list[str]:
         """For each speaker a text that changes when the settings or its files change."""
@@ -93,29 +91,16 @@ class Preparation:
         """Cut the recordings of all speakers that are not finished; read those that are."""
         todo = list(zip(listings, self.fingerprints(listings), strict=True))
         files = [len(one.audio) for one in listings]
-        return self._in_threads(lambda one: self._part(*one), todo, "cutting", "file", files)
-
-    def _in_threads(
-        self,
-        work: Callable[[_Item], _Result],
-        items: Sequence[_Item],
-        title: str,
-        unit: str,
-        weights: Sequence[int],
-    ) -> list[_Result]:
-        """Results of the work in order (libsndfile and the file system release the GIL)."""
-        bar = tqdm(total=sum(weights), desc=title, unit=unit, disable=not self.progress)
-        results = []
-        with bar, ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for result, weight in zip(pool.map(work, items), weights, strict=True):
-                    bar.update(weight)
-                    results.append(result)
-            except BaseException:
-                # Otherwise Ctrl-C would wait for thousands of speakers.
-                pool.shutdown(cancel_futures=True)
-                raise
-        return results
+        parts = in_threads(
+            lambda one: self._part(*one),
+            todo,
+            self.workers,
+            "cutting",
+            "file",
+            self.progress,
+            files,
+        )
+        return list(parts)
 
     def _part(self, listing: SpeakerListing, fingerprint: str) -> Part:
         """The part of a speaker, from its file if that is current."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from summarymixing_modules.data.librilight_cuts import Span
 from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.reading import list_folder, subfolders
 from summarymixing_modules.errors import InputError
 
 SPLITS = ("small", "medium", "large")
@@ -89,7 +90,7 @@ def speaker_folders(root: Path, splits: Sequence[str]) -> list[Path]:
                 f"{root} has no split {split}: it has {', '.join(_splits_in(root))}. "
                 "Unpack the missing one there, or name other splits"
             )
-        found = sorted(folder for folder in (root / split).iterdir() if folder.is_dir())
+        found = subfolders(root / split)
         if not found:
             raise ManifestError(f"{root / split}: no speaker's folder in it: unpack it again")
         folders += found
@@ -99,13 +100,11 @@ def speaker_folders(root: Path, splits: Sequence[str]) -> list[Path]:
 def list_speaker(folder: Path) -> SpeakerListing:
     """List ``SPLIT/SPEAKER/BOOK/FILE``; files of other kinds are left alone."""
     states: dict[str, tuple[int, int]] = {}
-    with os.scandir(folder) as books:
-        for book in sorted(entry.path for entry in books if entry.is_dir()):
-            with os.scandir(book) as files:
-                for file in files:
-                    if file.name.endswith((".flac", ".json")):
-                        state = file.stat()
-                        states[file.path] = (state.st_size, state.st_mtime_ns)
+    for book in subfolders(folder):
+        for file in list_folder(book):
+            if file.name.endswith((".flac", ".json")):
+                state = file.stat()
+                states[file.path] = (state.st_size, state.st_mtime_ns)
     names = sorted(states)
     content = json.dumps([(os.path.relpath(name, folder), *states[name]) for name in names])
     return SpeakerListing(
@@ -130,7 +129,7 @@ def read_voice_activity(audio: Path, frames: int, sample_rate: int) -> list[Span
     """
     file = audio.with_suffix(".json")
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise VoiceActivityError(
             f"{file}: missing, so nobody knows where {audio.name} has voice: unpack it again"

@@ -5,11 +5,12 @@ Nothing here opens an audio file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.reading import files_in, read_lines, subfolders
 
 SPLITS = (
     "train-clean-100",
@@ -85,8 +86,12 @@ def split_folder(root: Path, split: str) -> Path:
     return folder
 
 
-def _transcript_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*/*/*.trans.txt"))
+def _chapters(folder: Path) -> list[Path]:
+    return [chapter for speaker in subfolders(folder) for chapter in subfolders(speaker)]
+
+
+def _transcript_files(folder: Path, chapters: Sequence[Path]) -> list[Path]:
+    files = [file for chapter in chapters for file in files_in(chapter, ".trans.txt")]
     if not files:
         raise ManifestError(
             f"{folder}: no transcript SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt in it: "
@@ -100,14 +105,15 @@ def split_fingerprint(folder: Path) -> dict[str, int]:
 
     A file overwritten in place leaves them as they are.
     """
-    files = _transcript_files(folder)
+    chapters = _chapters(folder)
+    files = _transcript_files(folder, chapters)
     states = [file.stat() for file in files]
-    chapters = [chapter.stat() for chapter in folder.glob("*/*/")]
+    changed = [path.stat().st_mtime_ns for path in chapters]
     return {
         "transcript_files": len(files),
         "transcript_bytes": sum(state.st_size for state in states),
         "chapters": len(chapters),
-        "newest_ns": max(state.st_mtime_ns for state in (*states, *chapters)),
+        "newest_ns": max(*(state.st_mtime_ns for state in states), *changed),
     }
 
 
@@ -118,25 +124,22 @@ def read_split(folder: Path) -> SplitListing:
         ManifestError: no transcript, a malformed line, or an id used twice.
     """
     transcripts: dict[str, Transcript] = {}
-    for file in _transcript_files(folder):
+    chapters = _chapters(folder)
+    for file in _transcript_files(folder, chapters):
         for transcript in _read_transcripts(file):
             if transcript.id in transcripts:
                 raise ManifestError(
                     f"{file}: the ID {transcript.id} is used twice in {folder}: remove one line"
                 )
             transcripts[transcript.id] = transcript
-    audio = sorted(folder.glob("*/*/*.flac"))
+    audio = [path for chapter in chapters for path in files_in(chapter, ".flac")]
     untranscribed = [path for path in audio if path.stem not in transcripts]
     return SplitListing([transcripts[name] for name in sorted(transcripts)], untranscribed)
 
 
 def _read_transcripts(file: Path) -> Iterator[Transcript]:
     prefix = "-".join(file.parent.parts[-2:]) + "-"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as err:
-        raise ManifestError(f"{file}: is not UTF-8 text ({err}): convert it") from err
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         identifier, *words = line.split()

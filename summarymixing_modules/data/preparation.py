@@ -11,14 +11,11 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tqdm import tqdm
-
-from summarymixing_modules.data.audio import AudioError, check_audio, read_audio
+from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, check_audio, read_audio
 from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, refuse_too_many
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labelled import annotations_of, write_annotations
@@ -29,10 +26,10 @@ from summarymixing_modules.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from summarymixing_modules.data.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16000
 Verify = Literal["header", "decode"]
 #: Raise it whenever the same corpus and settings give other manifests.
 _VERSION = 2
@@ -153,24 +150,19 @@ class Preparation:
         return csv_path
 
     def _examine(self, listing: Listing, name: str) -> tuple[list[Row], list[BadFile]]:
-        """Check every file, on several threads (libsndfile releases the GIL)."""
+        """Check every file."""
         rows: list[Row] = []
         bad = list(listing.bad)
         if len({utterance.id for utterance in listing.utterances}) < len(listing.utterances):
             raise ManifestError(f"{name}: an ID is used for two utterances of {self.data_folder}")
-        bar = tqdm(total=len(listing.utterances), desc=name, unit="utt", disable=not self.progress)
-        with bar, ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for result in pool.map(self._examine_one, listing.utterances):
-                    bar.update()
-                    if isinstance(result, Row):
-                        rows.append(result)
-                    else:
-                        bad.append(result)
-            except BaseException:
-                # Otherwise Ctrl-C would wait for hundreds of thousands of files.
-                pool.shutdown(cancel_futures=True)
-                raise
+        utterances, workers = listing.utterances, self.workers
+        for result in in_threads(
+            self._examine_one, utterances, workers, name, "utt", self.progress
+        ):
+            if isinstance(result, Row):
+                rows.append(result)
+            else:
+                bad.append(result)
         return rows, bad
 
     def _examine_one(self, utterance: Utterance) -> Row | BadFile:

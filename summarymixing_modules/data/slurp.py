@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.data.bad_audio import BadFile
-from summarymixing_modules.data.labelled import (
-    LabelledManifests,
-    merge_labelled,
-)
+from summarymixing_modules.data.labelled import LabelledManifests, merge_labelled
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.data.preparation import (
     Listing,
@@ -28,6 +25,7 @@ from summarymixing_modules.data.preparation import (
     Verify,
     file_state,
 )
+from summarymixing_modules.data.reading import read_lines
 from summarymixing_modules.data.semantics import Entity, Semantics
 
 SPLITS = ("train", "train_synthetic", "devel", "test")
@@ -166,11 +164,7 @@ def read_split(annotations: Path, audio: Path) -> Listing:
     """
     listing = Listing()
     first_line: dict[str, int] = {}
-    try:
-        lines = annotations.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as err:
-        raise ManifestError(f"{annotations}: is not UTF-8 text ({err}): copy it again") from err
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(annotations), start=1):
         where = f"{annotations}:{number}"
         if not line.strip():
             continue

@@ -18,25 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.data.audio import AudioError, check_audio
+from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, check_audio
 from summarymixing_modules.data.bad_audio import BadFile
-from summarymixing_modules.data.labelled import (
-    LabelledManifests,
-)
+from summarymixing_modules.data.labelled import LabelledManifests
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.data.preparation import (
-    SAMPLE_RATE,
     Listing,
     Preparation,
     Utterance,
     Verify,
     file_state,
 )
+from summarymixing_modules.data.reading import files_in, read_lines, subfolders
 
 logger = logging.getLogger(__name__)
 
-#: The ten words of the 12-class task.
-COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
 SPLITS = ("training", "validation", "testing")
 _LISTS = {"validation": "validation_list.txt", "testing": "testing_list.txt"}
@@ -150,12 +146,11 @@ class CommandsCorpus:
     def __init__(self, data_folder: Path, task: CommandsTask) -> None:
         self.task = task
         self.root = _corpus_root(data_folder)
-        folders = [folder for folder in sorted(self.root.iterdir()) if _may_be_word(folder)]
-        self.clips = {folder.name: sorted(folder.glob("*.wav")) for folder in folders}
+        folders = [f for f in subfolders(self.root) if not f.name.startswith(("_", "."))]
+        self.clips = {folder.name: files_in(folder, ".wav") for folder in folders}
         self._leave_out_empty_words()
         self.words = list(task.words or self.clips)
         self.official = _official_folder(task)
-        self._splits: dict[str, str] | None = None
 
     def _leave_out_empty_words(self) -> None:
         empty = [word for word, clips in self.clips.items() if not clips]
@@ -173,7 +168,7 @@ class CommandsCorpus:
         """Changes when clips come or go, or the lists or the task change."""
         watched = [self.root / word for word in (*self.clips, NOISE, *_LISTS.values())]
         if self.official is not None:
-            watched += [folder for folder in sorted(self.official.iterdir()) if folder.is_dir()]
+            watched += subfolders(self.official)
         return {
             "task": asdict(self.task),
             "corpus": {str(path): file_state(path) for path in watched},
@@ -231,8 +226,7 @@ class CommandsCorpus:
             file = self.root / name
             if not file.is_file():
                 raise ManifestError(f"{file}: is missing: unpack the corpus again")
-            lines = file.read_text(encoding="utf-8").splitlines()
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(read_lines(file), start=1):
                 clip = line.strip()
                 problem = ""
                 if clip and clip not in there:
@@ -267,7 +261,8 @@ class CommandsCorpus:
 
     def _noise_stretches(self, split: str) -> Iterator[tuple[Path, int, int]]:
         """Noise files, with the first and the last sample at which a crop may start."""
-        files = sorted((self.root / NOISE).glob("*.wav"))
+        noise = self.root / NOISE
+        files = files_in(noise, ".wav") if noise.is_dir() else []
         if not files:
             raise ManifestError(
                 f"{self.root / NOISE}: holds no recordings to take silence from: unpack the corpus "
@@ -290,8 +285,9 @@ class CommandsCorpus:
 def _corpus_root(data_folder: Path) -> Path:
     if not data_folder.is_dir():
         raise ManifestError(f"--data_folder {data_folder}: no such folder. Give Speech Commands")
-    below = sorted(folder for folder in data_folder.iterdir() if folder.is_dir())
-    roots = [f for f in (data_folder, *below) if (f / _LISTS["testing"]).is_file()]
+    roots = [
+        f for f in (data_folder, *subfolders(data_folder)) if (f / _LISTS["testing"]).is_file()
+    ]
     if not roots:
         raise ManifestError(
             f"--data_folder {data_folder}: found no testing_list.txt in it, nor in a folder below "
@@ -305,16 +301,12 @@ def _corpus_root(data_folder: Path) -> Path:
     return roots[0]
 
 
-def _may_be_word(folder: Path) -> bool:
-    return folder.is_dir() and not folder.name.startswith(("_", "."))
-
-
 def _official_folder(task: CommandsTask) -> Path | None:
     if task.official_test_folder is None:
         return None
     folder = Path(task.official_test_folder)
     wanted = {*(task.words or ()), UNKNOWN, SILENCE}
-    found = {sub.name for sub in folder.iterdir() if sub.is_dir()} if folder.is_dir() else set()
+    found = {sub.name for sub in subfolders(folder)} if folder.is_dir() else set()
     if found != wanted:
         raise ManifestError(
             f"--official_test_folder {folder}: must hold the folders {', '.join(sorted(wanted))}, "
@@ -325,7 +317,7 @@ def _official_folder(task: CommandsTask) -> Path | None:
 
 def _official_clips(folder: Path, words: Sequence[str]) -> Iterator[Utterance]:
     for label in (*words, UNKNOWN, SILENCE):
-        for clip in sorted((folder / label).glob("*.wav")):
+        for clip in files_in(folder / label, ".wav"):
             yield _clip(clip, "" if label.startswith("_") else label, label)
 
 

@@ -188,7 +188,7 @@ def _decoded(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[str]:
     try:
         stream = gzip.open(file) if path.suffix == ".gz" else file
         for number, line in enumerate(stream):
-            yield line.decode()
+            yield line.decode("utf-8" if number else "utf-8-sig")
             if number % 1000 == 0:
                 bar.update(file.tell() - bar.n)
         bar.update(file.tell() - bar.n)

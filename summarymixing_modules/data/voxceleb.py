@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.data.labelled import (
-    LabelledManifests,
-)
+from summarymixing_modules.data.labelled import LabelledManifests
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
 from summarymixing_modules.data.preparation import (
     Listing,
@@ -29,6 +27,7 @@ from summarymixing_modules.data.preparation import (
     Verify,
     file_state,
 )
+from summarymixing_modules.data.reading import files_in, read_lines, subfolders
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def read_trials(file: Path) -> list[Trial]:
             "(https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html), or give --trials_file"
         )
     trials = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         label, *paths = line.split()
@@ -192,8 +191,9 @@ class _Corpus:
 
     def fingerprint(self) -> dict[str, object]:
         trees = dict.fromkeys((self.training_tree, self.test_tree))
+        speakers = [speaker for tree in trees for speaker in subfolders(tree)]
         # The folder of a video changes when its recordings come or go.
-        videos = [file_state(video) or [0, 0] for tree in trees for video in tree.glob("*/*")]
+        videos = [file_state(v) or [0, 0] for speaker in speakers for v in subfolders(speaker)]
         return {
             "trees": [str(tree) for tree in trees],
             "videos": [len(videos), max((changed for _, changed in videos), default=0)],
@@ -208,7 +208,7 @@ class _Corpus:
 
     def training(self) -> tuple[Listing, Listing]:
         """Utterances to train and to validate on."""
-        found = sorted(p for p in self.training_tree.iterdir() if p.is_dir())
+        found = subfolders(self.training_tree)
         speakers = [folder for folder in found if folder.name not in self.trial_speakers]
         if not speakers:
             raise ManifestError(
@@ -218,12 +218,12 @@ class _Corpus:
         train, valid = Listing(), Listing()
         draw = random.Random(self.seed)
         for speaker in speakers:
-            videos = sorted(p for p in speaker.iterdir() if p.is_dir())
+            videos = subfolders(speaker)
             draw.shuffle(videos)
             held = max(1, round(self.valid_share * len(videos))) if len(videos) > 1 else 0
             for rank, video in enumerate(videos):
                 part = valid if rank < held else train
-                paths = sorted(video.glob("*.wav"))
+                paths = files_in(video, ".wav")
                 part.utterances.extend(_utterance(self.training_tree, path) for path in paths)
         return train, valid
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from summarymixing_modules.data.audio import AudioError, probe_audio
+from summarymixing_modules.data.audio import AudioError, open_audio, probe_audio
+from summarymixing_modules.data.reading import list_folder
 from summarymixing_modules.errors import InputError
 
 #: What libsndfile decodes, by the ends of file names.
@@ -39,14 +40,14 @@ def find_audio(patterns: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, P
         each file, and its path relative to the folder that was given (its name otherwise).
 
     Raises:
-        InputError: nothing there.
+        InputError: nothing there, or a folder that may not be listed.
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
-            named = [(p, p.relative_to(path)) for p in files if p.is_file()]
+            files = [file for file in _below(path) if file.suffix.lower() in AUDIO_SUFFIXES]
+            named = [(file, file.relative_to(path)) for file in files]
         elif path.exists():
             named = [(path, Path(path.name))]
         else:
@@ -58,6 +59,15 @@ def find_audio(patterns: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, P
         for file, name in named:
             found.setdefault(file, name)
     return list(found.items())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Whatever is in a folder and those in it, but links to folders, in order."""
+    for entry in list_folder(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(Path(entry.path))
+        elif not entry.is_dir():
+            yield Path(entry.path)
 
 
 def read_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Tensor]:
@@ -112,7 +122,7 @@ def resample_blocks(
 def _decoded(path: Path) -> Iterator[Tensor]:
     """Blocks of the mean of a file's channels, at its own rate."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with open_audio(path) as file:
             size = max(1, int(file.samplerate * BLOCK_SECONDS))
             read = 0
             while len(block := file.read(size, dtype="float32", always_2d=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,46 @@ def test_missing_file(tmp_path: Path) -> None:
     for read in (probe_audio, read_audio):
         with pytest.raises(AudioError, match=r"gone\.flac: no such audio file: check that"):
             read(tmp_path / "gone.flac")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_or_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")  # opened without care, it would be waited for
+    problems = {"folder.wav": "is a folder, not a file", "pipe.wav": "is a pipe or a device"}
+    for name, problem in problems.items():
+        with pytest.raises(AudioError, match=f"{name}: {problem}"):
+            probe_audio(tmp_path / name)
+    path = write(tmp_path / "secret.wav")
+
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(AudioError, match=r"secret\.wav: may not be read .*chmod u\+r"):
+        probe_audio(path)
+
+
+def test_a_name_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.wav")
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("looked up again")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    samples_L = read_audio(path)
+    monkeypatch.undo()
+    assert samples_L.shape == (8000,)
+
+
+def test_a_name_that_is_not_utf8_can_be_read_but_is_not_for_manifests(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    write(tmp_path / "a.wav").rename(path)
+    assert read_audio(path).shape == (8000,)
+    with pytest.raises(AudioError, match=r"caf\\udce9\.wav: the name is not UTF-8.*: rename it"):
+        check_audio(path)
 
 
 def test_empty_file_text_file_and_zero_length(tmp_path: Path) -> None:

@@ -325,6 +325,37 @@ def test_a_transcript_that_is_not_utf8(corpus: Path, save: Path) -> None:
         prepare(corpus, save)
 
 
+def test_byte_order_marks_and_the_line_ends_of_windows_are_read(corpus: Path, save: Path) -> None:
+    expected = list(read_manifest(prepare(corpus, save).train))
+    for file in transcript_files(corpus):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert list(read_manifest(prepare(corpus, save).train)) == expected
+
+
+def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
+    corpus: Path, save: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = audio_files(corpus)[0].parent
+    original = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path) == secret:
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ManifestError, match=f"{secret}: may not be listed .*chmod -R u"):
+        prepare(corpus, save)
+
+
+def test_a_name_that_is_not_utf8_is_listed_as_bad(corpus: Path, save: Path) -> None:
+    audio = audio_files(corpus)[0]
+    audio.with_name(os.fsdecode(b"caf\xe9.flac")).write_bytes(audio.read_bytes())
+    for _ in range(2):  # and is not listed anew by the next call
+        assert len(read_manifest(prepare(corpus, save).train)) == 12
+        assert [file.id for file in bad_list(save).read()] == [r"caf\udce9"]
+
+
 def test_missing_folders_and_splits(corpus: Path, save: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="--data_folder .*nowhere: no such folder"):
         prepare(tmp_path / "nowhere", save)

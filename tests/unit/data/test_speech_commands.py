@@ -14,12 +14,12 @@ from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
 from summarymixing_modules.data.speech_commands import (
-    COMMANDS,
     CommandsTask,
     prepare_speech_commands,
 )
 
 WORDS = ("yes", "no", "cat", "dog")
+COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SPEAKERS = [f"{n:08x}" for n in range(10)]  # the last is for testing, the one before validates
 FRAMES = 1600
 NOISE_FRAMES = 200_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def test_files_folders_and_patterns(tmp_path: Path) -> None:
             InputError, match=rf"{re.escape(pattern)}.*(no such file|holds no audio)"
         ):
             find_audio([str(tmp_path / pattern)])
+
+
+def test_names_that_are_not_utf8_and_pipes_do_not_stop_a_folder(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "x.wav", tone(16000, 0.1, 1), 16000)
+    odd.write_bytes((tmp_path / "x.wav").read_bytes())
+    os.mkfifo(tmp_path / "pipe.wav")
+    files = [file for file, _ in find_audio([tmp_path])]
+    assert files == [odd, tmp_path / "pipe.wav", tmp_path / "x.wav"]
+    assert len(torch.cat(list(read_blocks(odd, 16000)))) == 1600
+    with pytest.raises(AudioError, match=r"pipe\.wav: is a pipe"):
+        list(read_blocks(files[1], 16000))
 
 
 def test_windows_are_all_of_the_audio_and_are_cut_in_pauses() -> None:
