@@ -19,7 +19,12 @@ from summarymixing_modules.tables.commands import (
     fingerprint,
     stage_flags,
 )
-from summarymixing_modules.tables.corpora import DEMO, corpus_folders, make_missing_demo
+from summarymixing_modules.tables.corpora import (
+    DEMO,
+    corpus_folders,
+    make_missing_demo,
+    weights_of,
+)
 from summarymixing_modules.tables.flags import as_arguments, parse_extra
 from summarymixing_modules.tables.plan import Run, corpora_of, plan, select_rows
 from summarymixing_modules.tables.read import RECIPES, load_table, table_names
@@ -142,7 +147,8 @@ def _launch(table: Table, arguments: argparse.Namespace) -> Launch:
             if getattr(arguments, name) is not None:
                 raise TableError(f"--{name} is for --launcher slurm.")
     folders = corpus_folders(table, arguments.data)
-    return Launch(launcher, gpus or 1, nodes, folders, parse_extra(arguments.extra))
+    weights = weights_of(table, folders)
+    return Launch(launcher, gpus or 1, nodes, folders, parse_extra(arguments.extra), weights)
 
 
 def _check_stage_names(launch: Launch, runs: Sequence[Run]) -> None:

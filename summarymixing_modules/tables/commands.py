@@ -33,6 +33,7 @@ class Launch:
         folders: corpus to folder.
         extra: flags of the command line; they win over those of the table. ``stage:key`` is for the
             stages of that name alone.
+        weights: model among the folders to the hash of its weights.
     """
 
     launcher: str
@@ -40,6 +41,7 @@ class Launch:
     nodes: int = 1
     folders: Mapping[str, Path] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def processes(self) -> int:
@@ -116,7 +118,7 @@ def starter(launch: Launch) -> list[str]:
 
 
 def fingerprint(run: Run, launch: Launch) -> dict[str, Any]:
-    """What decides a run's result, without folders, machines and flags that do not.
+    """What decides a run's result, without folders of data, machines and flags that do not.
 
     Where the table says how many processes its batches are meant for, any number of them gives the
     same steps and so the same fingerprint.
@@ -126,12 +128,14 @@ def fingerprint(run: Run, launch: Launch) -> dict[str, Any]:
     flags = {**stage.flags, **extra}
     steps_kept = stage.processes is not None and _ACCUMULATION not in extra
     measured = stage.recipe is None
+    models = {name: launch.weights[name] for name in stage.placeholders if name in launch.weights}
     return {
         "recipe": None if stage.recipe is None else _short(stage.recipe),
         "bench": list(stage.bench),
         "flags": dict(_deciding(flags)),
         "processes": None if steps_kept or measured else launch.processes,
         "needs": {name: _digest(fingerprint(needed, launch)) for name, needed in run.needs.items()},
+        **({"weights": models} if models else {}),
     }
 
 

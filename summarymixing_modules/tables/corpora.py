@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from summarymixing_modules.data.demo_corpus import make_demo_corpus
@@ -13,6 +14,8 @@ from summarymixing_modules.training.options import did_you_mean
 DEMO = "demo"
 DEMO_FOLDER = "data/demo"  # that of `summarymixing demo`
 DEMO_SENTENCES = 5000
+#: Files of weights: of bundles and of transformers, of older transformers, of runs.
+WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
 def corpus_folders(table: Table, given: Sequence[str]) -> dict[str, Path]:
@@ -41,6 +44,28 @@ def corpus_folders(table: Table, given: Sequence[str]) -> dict[str, Path]:
         if name != DEMO and not path.exists():
             raise TableError(f"--data {entry}: there is no {path}. {table.corpora[name].about}")
         found[name] = path
+    return found
+
+
+def weights_of(table: Table, folders: Mapping[str, Path]) -> dict[str, str]:
+    """A hash (the first 16 digits) of the weights of every model given, wherever it lies.
+
+    Raises:
+        TableError: a folder holds no weights.
+    """
+    found = {}
+    for name in (name for name in folders if table.corpora[name].weights):
+        folder, total = folders[name], hashlib.sha256()
+        files = sorted(path for path in folder.rglob("*") if path.suffix in WEIGHTS)
+        if not files:
+            raise TableError(
+                f"--data {name}={folder} holds no weights ({', '.join(WEIGHTS)}). Give "
+                f"{table.corpora[name].about}."
+            )
+        for file in files:
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        found[name] = total.hexdigest()[:16]
     return found
 
 

@@ -99,8 +99,9 @@ def _table(file: Path, tree: Any) -> Table:
 
 
 def _corpus(name: str, content: Any, where: str) -> Corpus:
-    keys = _keys(content, where, ("about",), ("optional",))
-    return Corpus(name, str(keys["about"]), bool(keys.get("optional", False)))
+    keys = _keys(content, where, ("about",), ("optional", "weights"))
+    optional, weights = (bool(keys.get(key, False)) for key in ("optional", "weights"))
+    return Corpus(name, str(keys["about"]), optional, weights)
 
 
 def _column(name: str, content: Any, where: str) -> Column:

@@ -20,17 +20,19 @@ class TableError(InputError):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Data that a person has to have.
+    """Data, or a trained model, that a person has to have.
 
     Attributes:
         name: what ``--data NAME=FOLDER`` and ``{NAME}`` in flags call it.
         about: what to give.
         optional: stages that need it are left out where it is not given.
+        weights: it is a model: with other weights, what is finished is another's result.
     """
 
     name: str
     about: str
     optional: bool = False
+    weights: bool = False
 
 
 @dataclass(frozen=True)
