@@ -1,4 +1,9 @@
-"""The one base of errors that are about what a person gave, not about the code."""
+"""Errors that are about what a person gave or what the machine lacks, not about the code."""
+
+from __future__ import annotations
+
+import errno
+import os
 
 
 class InputError(ValueError):
@@ -6,3 +11,51 @@ class InputError(ValueError):
 
     Recipes and the command line print it without a traceback.
     """
+
+
+#: Words of torch's RuntimeErrors → what to do. Its other errors of these classes are faults.
+_OF_TORCH = {
+    "PytorchStreamWriter failed": "the disk is full, or nothing may be written there: make room",
+    "DefaultCPUAllocator": "there is not so much memory: make the model or --max_batch_length "
+    "smaller",
+    "DataLoader worker": "a process that reads audio was killed, for want of memory as a rule: "
+    "give fewer --num_workers",
+}
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence on an error that a person can mend, whoever raised it; None for all others.
+
+    >>> explain(FileNotFoundError(2, "No such file or directory", "talk.wav"))
+    'No such file or directory: talk.wav'
+    """
+    text = str(error)
+    if isinstance(error, InputError):
+        return _without_worker(text)
+    if isinstance(error, OSError) and error.strerror:
+        return _of_files(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is slow to import
+        return (
+            f"{text.partition('. ')[0]}. Lower --max_batch_length and raise "
+            "--grad_accumulation_factor as much, or choose a smaller model."
+        )
+    if isinstance(error, RuntimeError):
+        remedy = next((told for words, told in _OF_TORCH.items() if words in text), None)
+        return None if remedy is None else f"{remedy} ({text.splitlines()[0]})"
+    return None
+
+
+def _of_files(error: OSError) -> str:
+    place = "" if error.filename is None else f": {os.fspath(error.filename)}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{place}. Make room, and give the same command again."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"too many files are open{place}: raise the limit (ulimit -n 4096)."
+    return f"{error.strerror}{place}"
+
+
+def _without_worker(text: str) -> str:
+    """The message alone, where a loading process has put its traceback before it."""
+    if not text.startswith("Caught ") or "Original Traceback" not in text:
+        return text
+    return text.rstrip().splitlines()[-1].partition(": ")[2]

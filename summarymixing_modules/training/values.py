@@ -1,0 +1,124 @@
+"""Values of flags and of YAML files, checked by their kinds before anything is built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from summarymixing_modules.training.keys import KINDS
+from summarymixing_modules.training.kinds import Kind, NotOfKind, optional
+from summarymixing_modules.training.options import FLAGS, ConfigError
+from summarymixing_modules.training.yaml_checks import (
+    INCLUDE,
+    RecipeFile,
+    includes_of,
+    parse_yaml,
+    place,
+    tag_of,
+    yaml_problem,
+)
+
+_NULL = ("null", "~")
+
+
+def checked_flags(given: Mapping[str, str], source: RecipeFile) -> dict[str, str]:
+    """Flags whose values are of their kinds, as YAML that says what is meant.
+
+    ``--streaming yes`` becomes True, and a folder that is called 7 a text. Null passes where the
+    recipe's own file has it.
+
+    Args:
+        given: flag → value, as on the command line.
+        source: the recipe's file.
+
+    Raises:
+        ConfigError: a value is not of the flag's kind or no YAML; names the flag and what it takes.
+    """
+    return {
+        key: text if key in FLAGS else _checked_flag(key, text, _kind_of(key, source))
+        for key, text in given.items()
+    }
+
+
+def _kind_of(key: str, source: RecipeFile) -> Kind | None:
+    kind = KINDS.get(key)
+    may_be_null = kind is not None and key in source.tree and source.tree[key] is None
+    return optional(kind) if kind is not None and may_be_null else kind
+
+
+def _checked_flag(key: str, text: str, kind: Kind | None) -> str:
+    if kind is not None and kind.literal and not tag_of(_parsed(key, text, quietly=True)):
+        value: Any = None if text in _NULL else text
+    else:
+        value = _parsed(key, text)
+    if kind is None or tag_of(value):  # of a tag, such as !name:, check_values sees what it gives
+        return text
+    try:
+        read = kind.read(value)
+    except NotOfKind as hint:
+        raise ConfigError(f"--{key}={text} must be {kind.allowed}.{hint}") from None
+    if _same(read, _parsed(key, text, quietly=True)):
+        return text
+    return str(read) if isinstance(read, bool) else json.dumps(read, ensure_ascii=False)
+
+
+def _parsed(key: str, text: str, quietly: bool = False) -> Any:
+    """A flag's value as YAML; None if it is none and nobody wants to know."""
+    try:
+        return YAML().load(text)
+    except YAMLError as error:
+        if quietly:
+            return None
+        raise ConfigError(
+            f"--{key}={text} cannot be read as YAML: {yaml_problem(error)}."
+        ) from None
+
+
+def check_values(tree: Mapping[str, Any], source: RecipeFile, given: Collection[str]) -> None:
+    """Check what the YAML file and its includes say themselves.
+
+    Args:
+        tree: the file, all references resolved, nothing built.
+        source: the file.
+        given: flags, which have been checked.
+
+    Raises:
+        ConfigError: a value is not of its key's kind; names key, value, file and line.
+    """
+    for key, value in tree.items():
+        problem = None if key in given else _problem(value, _kind_of(key, source))
+        if problem is not None:
+            changed = key in source.changes
+            where = (source.file, source.changes) if changed else (source.written_in, source.tree)
+            raise ConfigError(f"{key} in {place(*where, key)} {problem}")
+    for name, node in includes_of(source.tree):
+        block = tree.get(name)
+        for key, value in block.items() if isinstance(block, Mapping) else ():
+            if problem := _problem(value, KINDS.get(key)):
+                file = source.written_in.parent / tag_of(node).removeprefix(INCLUDE)
+                raise ConfigError(f"{key} in {place(file, parse_yaml(file), key)} {problem}")
+
+
+def _problem(value: Any, kind: Kind | None) -> str | None:
+    """Why a key of a file may not have its value; None if it may."""
+    if kind is None:
+        return None
+    hint = ""
+    try:
+        if _same(kind.read(value), value):
+            return None
+    except NotOfKind as error:
+        hint = str(error)
+    return f"is {'null' if value is None else value}, but must be {kind.allowed}.{hint}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and of one type: 1, 1.0, True and "1" differ."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return all(map(_same, one, other))
+    types = (bool, float, str)
+    return bool(one == other) and all(isinstance(one, t) == isinstance(other, t) for t in types)
