@@ -8,12 +8,17 @@ standard library.
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from types import TracebackType
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+
+from summarymixing_modules.errors import InputError
 
 # Distribution: (versions that work, why no others). setup.py declares the same ranges.
 SUPPORTED: dict[str, tuple[str, str]] = {
@@ -29,7 +34,7 @@ SUPPORTED: dict[str, tuple[str, str]] = {
 TESTED_PAIR = ("torch==2.11.0", "torchaudio==2.11.0")
 
 
-class UnsupportedEnvironmentError(RuntimeError):
+class UnsupportedEnvironmentError(InputError):
     """The installed packages cannot work together; the message says which, why and the remedy."""
 
 
@@ -38,6 +43,7 @@ def check_environment() -> None:
 
     Takes a few milliseconds and changes nothing. Call it before importing speechbrain or
     torchaudio, which die with a loader's stack trace where this gives a sentence and a command.
+    That is what a script ends with, too, whose import fails so.
 
     Raises:
         UnsupportedEnvironmentError: A package is missing, has a version outside `SUPPORTED`, or
@@ -49,8 +55,31 @@ def check_environment() -> None:
     if not problems and (problem := _cuda_problem(found["torch"], found["torchaudio"])):
         problems = [problem]
     if problems:
+        sys.excepthook = _without_traceback
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise UnsupportedEnvironmentError(f"The installed packages cannot work together:\n{lines}")
+
+
+def hush_speechbrain() -> None:
+    """Drop the line with which SpeechBrain greets everybody who has no torchvision.
+
+    It is about pictures that no recipe saves with it.
+    """
+    logging.getLogger("speechbrain.utils.train_logger").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.getMessage() != "torchvision is not available - cannot save figures"
+
+
+def _without_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A hook for errors that nothing has caught."""
+    if issubclass(kind, UnsupportedEnvironmentError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _find(name: str) -> Distribution | None:
