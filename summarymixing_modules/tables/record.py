@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.tables.locks import LOCK
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.schema import TableError
+from summarymixing_modules.training.run_lock import LOCK
 
 RECORD = "table_run.json"
 RESULT = "result.json"

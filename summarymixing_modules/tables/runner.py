@@ -14,7 +14,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from summarymixing_modules.tables.commands import Launch, command, fingerprint
-from summarymixing_modules.tables.locks import FolderLock
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.record import (
     BENCH_DONE,
@@ -30,6 +29,7 @@ from summarymixing_modules.tables.record import (
     write_record,
 )
 from summarymixing_modules.tables.slurm_queue import is_queued
+from summarymixing_modules.training.run_lock import FolderLock
 
 BLOCKED = "blocked"
 POLL_SECONDS = 0.2
@@ -171,7 +171,11 @@ def _execute(arguments: Sequence[str], log: Path, lock: FolderLock, tick: Tick) 
         stream.write(f"\n$ {shlex.join(arguments)}\n".encode())
         stream.flush()
         process = subprocess.Popen(
-            arguments, stdout=stream, stderr=subprocess.STDOUT, pass_fds=[lock.descriptor]
+            arguments,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock.descriptor],
+            env=os.environ | lock.environment(),
         )
     try:
         while process.poll() is None:

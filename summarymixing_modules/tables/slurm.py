@@ -15,7 +15,6 @@ from ruamel.yaml.error import YAMLError
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.tables.commands import Launch, command, fingerprint, starter
-from summarymixing_modules.tables.locks import FolderLock
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.record import (
     BENCH_DONE,
@@ -30,6 +29,7 @@ from summarymixing_modules.tables.runner import Outcome, Start, Tick
 from summarymixing_modules.tables.schema import TableError
 from summarymixing_modules.tables.slurm_queue import is_queued
 from summarymixing_modules.training.options import did_you_mean
+from summarymixing_modules.training.run_lock import FolderLock
 
 SIGNAL_SECONDS = 180  # before the time limit: enough to put the job back into the queue
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from summarymixing_modules.cli import main
-from summarymixing_modules.tables.locks import FolderLock
 from summarymixing_modules.tables.record import read_record
+from summarymixing_modules.training.run_lock import FolderLock
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -115,7 +115,8 @@ def test_a_run_elsewhere_is_put_off(fake_table: Path, tmp_path: Path) -> None:
     """While another process holds a folder, the others are done; then it is, too."""
     folder = fake_table.parent / "results/fakes/far/6/train"
     holder = (
-        "import sys, time, pathlib; from summarymixing_modules.tables.locks import FolderLock\n"
+        "import sys, time, pathlib\n"
+        "from summarymixing_modules.training.run_lock import FolderLock\n"
         "lock = FolderLock(pathlib.Path(sys.argv[1])); lock.acquire(); print('held', flush=True)\n"
         "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.05)\n"
     )
