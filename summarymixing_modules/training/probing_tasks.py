@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.probe_heads import (
+from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
     LinearCTCHead,
     PooledLinearHead,
     PooledRecurrentHead,
     RecurrentCTCHead,
 )
-from summarymixing_modules.models.speaker_heads import EmbeddedClassHead, SpeakerHead
+from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
 from summarymixing_modules.training.asr_data import AUDIO_KEYS, ASRData, AudioData, load_librispeech
 from summarymixing_modules.training.classification_data import ClassificationData
 from summarymixing_modules.training.options import ConfigError, did_you_mean

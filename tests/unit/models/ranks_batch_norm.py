@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from summarymixing_modules.encoders import ContextNetEncoder
 from summarymixing_modules.encoders.batch_norm import MaskedBatchNorm
 from summarymixing_modules.models.frontend import lengths_to_padding
-from summarymixing_modules.models.probe_heads import ContextNetCTCHead
-from summarymixing_modules.models.speaker_heads import EmbeddedClassHead
+from summarymixing_modules.probing.heads import ContextNetCTCHead
+from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead
 
 D, FRAMES = 6, 40
 #: Real frames of the utterances of each rank: one utterance beside three.

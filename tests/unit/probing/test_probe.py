@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
 from summarymixing_modules.models.probe import FrozenEncoder, Probe, WeightedSum
-from summarymixing_modules.models.probe_heads import (
+from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
     LinearCTCHead,
     PooledLinearHead,
     PooledRecurrentHead,
     RecurrentCTCHead,
 )
-from summarymixing_modules.models.speaker_heads import EmbeddedClassHead, SpeakerHead
+from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
 
 D, K = 6, 5
 ECAPA = {"channels": [16, 16, 16, 16, 24], "embedding_size": 7}
