@@ -12,6 +12,8 @@ from summarymixing_modules.compat import UnsupportedEnvironmentError, check_envi
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.tables.arguments import add_arguments, split_flags
 
+DEVICE_HELP = "cpu, cuda, cuda:1, … (default: cuda where there is one)"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status."""
@@ -22,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_mixers(commands)
     _add_export(commands)
     _add_transcribe(commands)
+    _add_classify(commands)
     _add_bench(commands)
     _add_plan(commands)
     _add_tables(commands)
@@ -114,11 +117,11 @@ def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser
     transcribe = commands.add_parser("transcribe", help="write down what is said in audio files")
     add = transcribe.add_argument
     add("files", nargs="*", metavar="FILE", help="audio files, folders or quoted patterns")
-    add("--model", required=True, metavar="PATH", help="a bundle, or a training run of your own")
+    _add_model(transcribe)
     add("--format", choices=("text", "json", "ctm", "srt"), default="text")
     add("--output", metavar="FOLDER", help="a file for each recording (default: the screen)")
     add("--overwrite", action="store_true", help="replace transcripts in --output")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    add("--device", help=DEVICE_HELP)
     add("--batch_seconds", type=float, help="audio in a batch (default: 120)")
     add(
         "--window_seconds",
@@ -136,6 +139,39 @@ def _run_transcribe(arguments: argparse.Namespace) -> int:
     from summarymixing_modules.inference.command import run_transcribe  # imports torch
 
     return run_transcribe(arguments)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, metavar="PATH", help="a bundle, see `summarymixing export`")
+    add(
+        "--trust_run",
+        action="store_true",
+        help="PATH may be a training run of your own: its hyperparams.yaml is run as code",
+    )
+
+
+def _add_classify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    classify = commands.add_parser("classify", help="tell the classes of audio files")
+    add = classify.add_argument
+    add("files", nargs="+", metavar="FILE", help="audio files, folders or quoted patterns")
+    _add_model(classify)
+    add("--format", choices=("text", "json"), default="text")
+    add("--top", type=int, default=1, metavar="N", help="the N likeliest classes (default: 1)")
+    add("--device", help=DEVICE_HELP)
+    add("--batch_seconds", type=float, help="audio in a batch (default: 120)")
+    add(
+        "--max_seconds",
+        type=float,
+        help="longer recordings are refused (default: 30, or the longest training utterance)",
+    )
+    classify.set_defaults(run=_run_classify)
+
+
+def _run_classify(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.inference.command import run_classify  # imports torch
+
+    return run_classify(arguments)
 
 
 def _add_tables(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

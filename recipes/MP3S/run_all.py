@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the probes; returns how many failed."""
     arguments, more = parse(argv)
     names = arguments.tasks or list(COLUMNS)
-    digest = frozen_encoder(arguments.encoder).digest()
+    digest = frozen_encoder(arguments.encoder, trust_run=arguments.trust_run).digest()
     folder = Path(arguments.output_folder).resolve()
     cells: dict[str, Cell] = {}
     for name in tqdm(names, unit="probe"):
@@ -64,6 +64,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         own, more = own[:cut], own[cut + 1 :]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--encoder", required=True, help="bundle, run, or folder of Hugging Face")
+    parser.add_argument(
+        "--trust_run", action="store_true", help="ENCODER may be a run, whose YAML file is code"
+    )
     parser.add_argument("--corpora", required=True, help="folder that holds the corpora's folders")
     parser.add_argument("--tasks", nargs="+", choices=list(COLUMNS), help="default: all")
     parser.add_argument("--output_folder", default="results/mp3s", help="a folder for this encoder")
@@ -80,7 +83,7 @@ def train(
     command = [sys.executable, str(HERE / "train.py"), str(HERE / "hparams" / f"{name}.yaml")]
     command += [f"--encoder={Path(arguments.encoder).resolve()}"]
     command += [f"--data_folder={Path(arguments.corpora).resolve()}"]
-    command += [f"--output_folder={run_folder}", *more]
+    command += [f"--trust_run={arguments.trust_run}", f"--output_folder={run_folder}", *more]
     if name.startswith("cv_") and not any(o.startswith("--clips_folder") for o in more):
         command.append(f"--clips_folder={run_folder.parent / 'clips_16k'}")
     run_folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 def probe(recipe: Recipe, task: ProbingTask) -> dict[str, Any]:
     """Trains and tests one probe."""
     hparams = recipe.hparams
-    encoder = frozen_encoder(hparams["encoder"], hparams["sample_rate"])
+    encoder = frozen_encoder(hparams["encoder"], hparams["sample_rate"], hparams["trust_run"])
     data = task.load(hparams)
     hparams["encoder_digest"] = encoder.digest()
     hparams["outputs"] = number_of_outputs(data)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from summarymixing_modules.bundles.assemble import LoadedBundle
-from summarymixing_modules.bundles.load import load_bundle
-from summarymixing_modules.bundles.manifest import BundleError, is_own_run
+from summarymixing_modules.bundles.assemble import LoadedBundle, LoadedClassifier
+from summarymixing_modules.bundles.load import load_bundle, load_classifier_bundle
+from summarymixing_modules.bundles.manifest import BundleError, is_trusted_run
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 
 __all__ = [
     "BundleError",
     "LoadedBundle",
+    "LoadedClassifier",
     "SSLEncoder",
     "export_bundle",
     "load_bundle",
+    "load_classifier",
     "load_model",
 ]
 
@@ -32,17 +34,30 @@ def export_bundle(
     return export.export_bundle(run_folder, target, overwrite, speechbrain)
 
 
-def load_model(path: str | os.PathLike[str]) -> LoadedBundle:
+def load_model(path: str | os.PathLike[str], trust_run: bool = False) -> LoadedBundle:
     """A recogniser: a bundle, or the best checkpoints of a training run.
 
-    A folder with a manifest.json is a bundle, whatever else it holds. Any other is taken for a run
-    of one's own, whose hyperparams.yaml is run as code.
+    A folder with a manifest.json is a bundle, whatever else it holds, and nothing in it is run.
+
+    Args:
+        path: of the folder.
+        trust_run: it may be a run, whose hyperparams.yaml is run as code.
 
     Raises:
-        InputError: neither, or one that cannot be loaded; a pre-trained encoder.
+        InputError: neither, or one that cannot be loaded or is no recogniser; a run that nobody
+            said is to be trusted.
     """
-    if not is_own_run(Path(path)):
+    if not is_trusted_run(Path(path), trust_run):
         return load_bundle(path)
-    from summarymixing_modules.bundles.run import read_run
+    from summarymixing_modules.bundles.run import read_run  # imports the training code
 
     return read_run(path).load()
+
+
+def load_classifier(path: str | os.PathLike[str], trust_run: bool = False) -> LoadedClassifier:
+    """A classifier of utterances; arguments and errors as in ``load_model``."""
+    if not is_trusted_run(Path(path), trust_run):
+        return load_classifier_bundle(path)
+    from summarymixing_modules.bundles.run import read_run  # imports the training code
+
+    return read_run(path).load_classifier()

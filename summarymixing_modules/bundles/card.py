@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from summarymixing_modules.bundles.kinds import ENCODER, kind_of
+from summarymixing_modules.bundles.kinds import CLASSIFIER, ENCODER, RECOGNISER, kind_of
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.models.classifier import ClassifierModel
 
 _CARD = """\
 ---
@@ -49,6 +48,20 @@ for transcript in Recognizer.from_path("{name}").transcribe(["speech.wav"]):
 ```
 """
 
+_CLASSIFIER = """\
+    summarymixing classify speech.wav --model {name}
+
+```python
+from summarymixing_modules.inference import Classifier
+
+for found in Classifier.from_path("{name}").classify(["speech.wav"]):
+    print({{task: classes[0].label for task, classes in found.tasks.items()}})
+```
+
+It tells {labels}. A recipe of another task with the same mixer and sizes starts from its encoder
+with `--init_from={name}`.
+"""
+
 _ENCODER = """\
 It writes no text by itself. Fine-tune it with the recipe recipes/LibriSpeech/SSL/fine-tuning:
 
@@ -77,23 +90,23 @@ class _Words:
 
 
 _WORDS = {
-    "recogniser": _Words(
+    RECOGNISER: _Words(
         "automatic-speech-recognition",
         "A speech recognition model",
         _RECOGNISER,
         "Error rates are in percent, on the test sets of the run.",
     ),
-    "pre-trained": _Words(
+    ENCODER: _Words(
         "self-supervised-speech",
         "An encoder of speech, pre-trained without transcripts",
         _ENCODER,
         "On the validation set of the run: how well hidden speech was told, in percent.",
     ),
-    "classifier": _Words(
+    CLASSIFIER: _Words(
         "audio-classification",
-        "The encoder of a classifier of utterances",
-        _ENCODER,
-        "Of the classifier, on the test sets of the run: accuracies in percent.",
+        "A classifier of utterances",
+        _CLASSIFIER,
+        "On the test sets of the run: accuracies in percent.",
     ),
 }
 
@@ -105,12 +118,10 @@ def model_card(content: RunContent, name: str) -> str:
         content: of the run.
         name: of the bundle.
     """
-    config = content.config
-    encoder, model = kind_of(config) == ENCODER, config["model"]["class"]
-    words = _WORDS["recogniser"]
-    if encoder:
-        model = config["trained_as"]
-        words = _WORDS["classifier" if model == ClassifierModel.__name__ else "pre-trained"]
+    config, kind = content.config, kind_of(content.config)
+    words = _WORDS[kind]
+    model = config["trained_as"] if kind == ENCODER else config["model"]["class"]
+    labels = "; ".join(f"{len(n)} classes of {t}" for t, n in config.get("labels", {}).items())
     mixer = config["mode"] if config["attention_type"] == "SummaryMixing" else None
     return _CARD.format(
         tag=words.tag,
@@ -120,10 +131,10 @@ def model_card(content: RunContent, name: str) -> str:
         parameters=sum(t.numel() for n, t in content.tensors.items() if n.startswith("model.")),
         version=config["summarymixing_modules"],
         averaged=config["averaged_checkpoints"],
-        use=words.use.format(name=name),
+        use=words.use.format(name=name, labels=labels),
         figures=_figures(content.result, words.note),
         rate=config["sample_rate"],
-        streaming="" if encoder else _streaming(config["streaming"]),
+        streaming=_streaming(config["streaming"]) if kind == RECOGNISER else "",
     )
 
 

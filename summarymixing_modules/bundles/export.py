@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import safetensors.torch
 
 from summarymixing_modules.bundles.card import model_card
-from summarymixing_modules.bundles.load import TOKENIZERS, load_bundle
+from summarymixing_modules.bundles.kinds import (
+    CLASSIFIER,
+    ENCODER,
+    RECOGNISER,
+    kind_of,
+    require_kind,
+)
+from summarymixing_modules.bundles.load import TOKENIZERS, load_bundle, load_classifier_bundle
 from summarymixing_modules.bundles.manifest import (
     CARD,
     CONFIG,
@@ -39,13 +46,14 @@ def export_bundle(
 ) -> Path:
     """Exports the best checkpoints of a run, ranked and averaged as in its evaluation.
 
-    A recognition run becomes a recogniser; of a pre-training run the encoder alone is exported, for
-    ``SSLEncoder`` and the fine-tuning recipe. The bundle is written beside its place, loaded as a
-    user would, and renamed: it is complete or absent. The run is not changed.
+    A recognition run becomes a recogniser, one of classification a classifier; of a pre-training
+    run the encoder alone is exported, for ``SSLEncoder`` and the fine-tuning recipe. The bundle is
+    written beside its place, loaded as a user would, and renamed: it is complete or absent. The run
+    is not changed.
 
     Args:
-        run_folder: output folder of a recipe for speech recognition or pre-training. Its
-            hyperparams.yaml is run as code: export runs of your own only.
+        run_folder: output folder of a recipe for speech recognition, classification or
+            pre-training. Its hyperparams.yaml is run as code: export runs of your own only.
         target: folder to make.
         overwrite: replace the bundle that is there. Anything but a bundle is never replaced.
         speechbrain: also write what SpeechBrain's ``EncoderASR``, ``EncoderDecoderASR`` and
@@ -70,7 +78,9 @@ def write_bundle(
     _check_target(target, overwrite)
     files = _files(content, target.name)
     if speechbrain:
-        _refuse_encoder(content)
+        require_kind(
+            content.config, RECOGNISER, f"--speechbrain is for recognisers; {content.path}"
+        )
         table = files[TOKENIZERS[content.config["tokenizer"]][1]]
         files |= speechbrain_files(content.config, table, files[WEIGHTS])
     with _staged(target) as staging:
@@ -78,7 +88,15 @@ def write_bundle(
             (staging / name).write_bytes(data)
             sync_to_disk(staging / name)
         # What cannot be loaded is not published.
-        (load_bundle if content.tokenizer is not None else SSLEncoder.from_bundle)(staging)
+        LOADERS[kind_of(content.config)](staging)
+
+
+#: kind → what loads a bundle of it
+LOADERS: dict[str, Callable[[Path], object]] = {
+    RECOGNISER: load_bundle,
+    CLASSIFIER: load_classifier_bundle,
+    ENCODER: SSLEncoder.from_bundle,
+}
 
 
 def _files(content: RunContent, name: str) -> dict[str, bytes]:
@@ -90,14 +108,6 @@ def _files(content: RunContent, name: str) -> dict[str, bytes]:
     if content.tokenizer is not None:
         files[TOKENIZERS[content.config["tokenizer"]][1]] = _tokenizer_bytes(content.tokenizer)
     return files
-
-
-def _refuse_encoder(content: RunContent) -> None:
-    if content.tokenizer is None:
-        raise InputError(
-            "--speechbrain: this is a pre-trained encoder, and SpeechBrain's classes want a "
-            "recogniser. Export without it."
-        )
 
 
 def _tokenizer_bytes(tokenizer: Tokenizer) -> bytes:

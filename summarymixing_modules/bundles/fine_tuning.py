@@ -19,7 +19,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
-from summarymixing_modules.bundles.assemble import assemble_features
+from summarymixing_modules.bundles.features import assemble_features
 from summarymixing_modules.bundles.run import MODEL_FILE
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architecture
 from summarymixing_modules.data.files import write_atomically
@@ -43,6 +43,7 @@ START_KEYS = frozenset(
         "output_neurons",
         "sample_rate",
         "save_folder",
+        "trust_run",
     }
 )
 
@@ -68,7 +69,8 @@ def start_fine_tuning(hparams: Mapping[str, Any]) -> FineTuningStart:
     """The model to fine-tune; a run that has checkpoints is compared with what it started from.
 
     Args:
-        hparams: with the ``START_KEYS``; ``encoder`` is a bundle or a run of one's own.
+        hparams: with the ``START_KEYS``; ``encoder`` is a bundle, or, with ``trust_run``,
+            a run of one's own.
 
     Raises:
         InputError: an encoder that cannot be loaded, that is made for another sample rate, or that
@@ -110,7 +112,7 @@ def start_fine_tuning(hparams: Mapping[str, Any]) -> FineTuningStart:
 
 def _load(hparams: Mapping[str, Any], path: Path) -> SSLEncoder:
     try:
-        encoder = SSLEncoder.from_bundle(path)
+        encoder = SSLEncoder.from_path(path, hparams["trust_run"])
     except InputError as error:
         raise InputError(f"--encoder={path}: {error}") from None
     if encoder.sample_rate != hparams["sample_rate"]:

@@ -1,4 +1,4 @@
-"""The two kinds of bundles: recognisers, and encoders without an output layer.
+"""The kinds of bundles: recognisers, classifiers, and encoders without an output layer.
 
 Every model on speech holds an encoder: `encoder_part` takes it out, as plain data and tensors.
 """
@@ -12,13 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from summarymixing_modules.bundles.assemble import MODEL_PREFIX
+from summarymixing_modules.bundles.limits import build_within
 from summarymixing_modules.bundles.manifest import BundleError
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.describe import build, describe
 
-RECOGNISER, ENCODER = "recogniser", "encoder"
-KINDS = (RECOGNISER, ENCODER)
+RECOGNISER, CLASSIFIER, ENCODER = "recogniser", "classifier", "encoder"
+KINDS = (RECOGNISER, CLASSIFIER, ENCODER)
+#: What a bundle of a kind is for: what it is, and how to use it.
+_USES = {
+    RECOGNISER: ("a recogniser: it writes text", "Use `summarymixing transcribe --model={path}`."),
+    CLASSIFIER: (
+        "a classifier: it tells classes and writes no text",
+        "Use `summarymixing classify --model={path}`.",
+    ),
+    ENCODER: (
+        "a pre-trained encoder: it has no output layer, tells no classes and writes no text",
+        "Fine-tune it with recipes/LibriSpeech/SSL/fine-tuning --encoder={path}, or take its "
+        "hidden states with SSLEncoder.from_bundle.",
+    ),
+}
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -34,27 +48,26 @@ def kind_of(config: Mapping[str, Any]) -> str:
     if kind not in KINDS:
         raise BundleError(
             f"the bundle's kind is {kind!r}, and this version of summarymixing_modules knows "
-            f"{' and '.join(KINDS)}: install a newer one."
+            f"{', '.join(KINDS)}: install a newer one."
         )
     return str(kind)
 
 
-def require_recogniser(config: Mapping[str, Any], path: object) -> None:
-    """Refuses an encoder where text is wanted.
+def require_kind(config: Mapping[str, Any], kind: str, path: object) -> None:
+    """Refuses a bundle or run of another kind.
 
     Args:
         config: content of ``config.json``.
+        kind: what is wanted.
         path: of the bundle or run, for the message.
 
     Raises:
-        BundleError: it is an encoder, or of an unknown kind.
+        BundleError: it is of another kind; says how to use it. Or of an unknown one.
     """
-    if kind_of(config) == ENCODER:
-        raise BundleError(
-            f"{path} is a pre-trained encoder: it has no output layer and writes no text. "
-            f"Fine-tune it with recipes/LibriSpeech/SSL/fine-tuning --encoder={path}, or take its "
-            "hidden states with SSLEncoder.from_bundle."
-        )
+    found = kind_of(config)
+    if found != kind:
+        what, use = _USES[found]
+        raise BundleError(f"{path} is {what}. {use.format(path=path)}")
 
 
 def describe_encoder(model: nn.Module) -> dict[str, Any]:
@@ -113,10 +126,10 @@ def encoder_part(
         if name != AcousticEncoder.__name__:
             raise BundleError(f"the bundle says that it is an encoder, and holds a {name!r}.")
         return dict(config), dict(tensors)
-    with torch.device("meta"):
-        description = describe_encoder(build(config.get("model")))
     of_model = {n: t for n, t in tensors.items() if n.startswith(MODEL_PREFIX)}
     bare = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in of_model.items()}
+    with torch.device("meta"):
+        description = describe_encoder(build_within(config.get("model"), bare))
     kept = {f"{MODEL_PREFIX}{n}": t for n, t in encoder_weights(description, bare).items()}
     rest = {name: tensor for name, tensor in tensors.items() if name not in of_model}
     return {**config, "kind": ENCODER, "model": description}, {**kept, **rest}

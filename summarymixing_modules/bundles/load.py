@@ -11,8 +11,13 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from summarymixing_modules.bundles.assemble import LoadedBundle, assemble
-from summarymixing_modules.bundles.kinds import require_recogniser
+from summarymixing_modules.bundles.assemble import (
+    LoadedBundle,
+    LoadedClassifier,
+    assemble,
+    assemble_classifier,
+)
+from summarymixing_modules.bundles.kinds import CLASSIFIER, RECOGNISER, require_kind
 from summarymixing_modules.bundles.manifest import CONFIG, WEIGHTS, BundleError, BundleFiles
 from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
@@ -28,20 +33,32 @@ def load_bundle(path: str | os.PathLike[str]) -> LoadedBundle:
     """Loads a recogniser that ``export_bundle`` wrote, on the CPU, in eval mode.
 
     The folder may come from a stranger: no code, pickle or YAML in it is looked at, files are
-    compared with their SHA-256 before they are read, and names are looked up in lists of this
-    package (classes, activations, mixers that are registered or installed).
+    compared with their SHA-256 before they are read, names are looked up in lists of this
+    package (classes, activations, mixers that are registered or installed), and what the
+    description asks for is no larger than the weights.
 
     Args:
         path: folder of the bundle.
 
     Raises:
         BundleError: files that are missing, damaged, truncated, links out of the folder or no JSON
-            or safetensors; a newer format; an encoder, which ``SSLEncoder.from_bundle`` loads.
-        InputError: unknown classes, activations or mixers; weights that do not fit.
+            or safetensors; a newer format; a bundle of another kind.
+        InputError: unknown classes, activations or mixers; weights that do not fit or hold NaN.
     """
     config, tensors, files = read_bundle(path)
-    require_recogniser(config, path)
+    require_kind(config, RECOGNISER, path)
     return assemble(config, tensors, _load_tokenizer(files, config.get("tokenizer")))
+
+
+def load_classifier_bundle(path: str | os.PathLike[str]) -> LoadedClassifier:
+    """Loads a classifier that ``export_bundle`` wrote, as safely as ``load_bundle`` does.
+
+    Raises:
+        InputError: see ``load_bundle``; a recogniser or an encoder.
+    """
+    config, tensors, _ = read_bundle(path)
+    require_kind(config, CLASSIFIER, path)
+    return assemble_classifier(config, tensors)
 
 
 def read_bundle(

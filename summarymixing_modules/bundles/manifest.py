@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from summarymixing_modules.errors import InputError
 
 MANIFEST = "manifest.json"
+RUN_FILE = "hyperparams.yaml"  # in the output folder of a recipe
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -47,9 +49,32 @@ def is_bundle(folder: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
-def is_own_run(folder: Path) -> bool:
+def is_run_folder(folder: Path) -> bool:
     """Whether a folder is the output folder of a recipe, and no bundle, whatever else it holds."""
-    return not (folder / MANIFEST).exists() and (folder / "hyperparams.yaml").exists()
+    return not (folder / MANIFEST).exists() and (folder / RUN_FILE).exists()
+
+
+def is_trusted_run(folder: Path, trust_run: bool) -> bool:
+    """Whether a folder is a run that may be loaded, which runs code of whoever made it.
+
+    Args:
+        folder: a bundle, or the output folder of a recipe.
+        trust_run: the person who asks for it trusts it.
+
+    Raises:
+        BundleError: it is a run, and nobody said that it is to be trusted.
+    """
+    if not is_run_folder(folder):
+        return False
+    if trust_run is not True:  # the word "no" of a YAML file is true, too
+        raise BundleError(
+            f"{folder} is no bundle (it has no {MANIFEST}) but the output folder of a training, "
+            f"and loading it would run its {RUN_FILE}: that is code, and can do whatever its "
+            "author wants. If you made it, say so: --trust_run to `summarymixing`, "
+            "--trust_run=True to a recipe, from_run(...) in Python. If somebody sent it, ask for a "
+            "bundle: `summarymixing export RUN BUNDLE` makes one."
+        )
+    return True
 
 
 class BundleFiles:
@@ -104,7 +129,9 @@ class BundleFiles:
     def parse_json(self, name: str, content: bytes) -> dict[str, Any]:
         """JSON and nothing else: no YAML, no tags, no NaN."""
         try:
-            value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(
+                content.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite
+            )
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{self.folder / name} is not JSON ({error}). {_AGAIN}") from None
         if not isinstance(value, dict):
@@ -146,5 +173,13 @@ class BundleFiles:
         return files
 
 
-def _refuse_constant(text: str) -> None:
+def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """A number, not one that is too large for a float, such as 1e999."""
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse_constant(text)
+    return number

@@ -27,19 +27,24 @@ import summarymixing_modules
 from summarymixing_modules.bundles.assemble import (
     MODEL_PREFIX,
     NORMALIZE_PREFIX,
-    NORMALIZE_SETTINGS,
     LoadedBundle,
+    LoadedClassifier,
     assemble,
+    assemble_classifier,
+)
+from summarymixing_modules.bundles.features import (
+    NORMALIZE_SETTINGS,
     assemble_features,
     feature_settings,
     statistics_of,
 )
 from summarymixing_modules.bundles.kinds import (
+    CLASSIFIER,
     ENCODER,
     RECOGNISER,
     describe_encoder,
     encoder_weights,
-    require_recogniser,
+    require_kind,
 )
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -56,6 +61,7 @@ from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
 from summarymixing_modules.training.classification import ClassificationBrain
+from summarymixing_modules.training.classification_data import LABELS_FILE
 from summarymixing_modules.training.fine_tuning import FineTuningBrain
 from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.report import RESOLVED_YAML, RESULT
@@ -65,8 +71,8 @@ from summarymixing_modules.training.yaml_checks import parse_yaml
 BRAINS: dict[str | type[nn.Module], type[SafeBrain]] = {
     RECOGNISER: RecognitionBrain,
     ENCODER: PretrainingBrain,
+    CLASSIFIER: ClassificationBrain,
     AttentionCTCModel: AttentionCTCBrain,
-    ClassifierModel: ClassificationBrain,
 }
 TRAIN_MANIFEST = "train.csv"  # where recipes keep it, in save_folder
 #: In the save_folder of a run whose model is described there and not in its YAML file.
@@ -99,11 +105,20 @@ class RunContent:
         """The recogniser, as from the bundle that would be exported.
 
         Raises:
-            InputError: a pre-trained encoder.
+            InputError: a classifier or a pre-trained encoder.
         """
-        require_recogniser(self.config, self.path)
+        require_kind(self.config, RECOGNISER, self.path)
         assert self.tokenizer is not None
         return assemble(self.config, self.tensors, self.tokenizer)
+
+    def load_classifier(self) -> LoadedClassifier:
+        """The classifier, as from the bundle that would be exported.
+
+        Raises:
+            InputError: a recogniser or a pre-trained encoder.
+        """
+        require_kind(self.config, CLASSIFIER, self.path)
+        return assemble_classifier(self.config, self.tensors)
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,9 @@ class _Parts:
     @property
     def kind(self) -> str:
         """What has tokens is a recogniser."""
-        return RECOGNISER if "token_type" in self.hparams else ENCODER
+        if "token_type" in self.hparams:
+            return RECOGNISER
+        return CLASSIFIER if isinstance(self.model, ClassifierModel) else ENCODER
 
 
 def is_run(folder: Path) -> bool:
@@ -139,8 +156,8 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
     Of a run of pre-training only the encoder is read.
 
     Args:
-        folder: output folder of a recipe for recognition or pre-training; may have been moved or
-            copied.
+        folder: output folder of a recipe for recognition, classification or pre-training; may have
+            been moved or copied.
 
     Raises:
         InputError: no run, no checkpoint, or something that cannot be exported.
@@ -171,22 +188,26 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
         config |= {"trained_as": type(parts.model).__name__}
         weights = encoder_weights(config["model"], weights)
     else:
+        config |= {"model": describe(parts.model)}
+        config |= {"streaming": bool(parts.hparams.get("streaming", False))}  # trained with chunks
+    if parts.kind == RECOGNISER:
         tokenizer = _find_tokenizer(run, tree, parts.hparams)
-        config |= _recogniser_config(parts.hparams, tokenizer, parts.model)
+        sentencepiece = isinstance(tokenizer, SentencePieceTokenizer)
+        config |= {"tokenizer": "sentencepiece" if sentencepiece else "characters"}
+    if parts.kind == CLASSIFIER:
+        config |= {"labels": _read_labels(_save_folder(run, tree))}
     config |= _mixer(config["model"])
     return RunContent(config, tensors | _tensors(MODEL_PREFIX, weights), tokenizer, result, run)
 
 
-def _recogniser_config(
-    hparams: Mapping[str, Any], tokenizer: Tokenizer, model: nn.Module
-) -> dict[str, Any]:
-    """What ``config.json`` says about a recogniser only."""
-    sentencepiece = isinstance(tokenizer, SentencePieceTokenizer)
-    return {
-        "streaming": bool(hparams.get("streaming", False)),  # trained with chunks
-        "tokenizer": "sentencepiece" if sentencepiece else "characters",
-        "model": describe(model),
-    }
+def _read_labels(save: Path) -> dict[str, list[str]]:
+    """Task → names of its classes, as the training wrote them down."""
+    file = save / LABELS_FILE
+    try:
+        labels: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} with the names of the classes cannot be read: {error}") from None
+    return labels
 
 
 def _mixer(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +224,7 @@ def _build(run: Path, tree: Mapping[str, Any]) -> _Parts:
         if key not in tree:
             raise InputError(
                 f"{run / RESOLVED_YAML} has no key '{key}': only runs of recipes for speech "
-                "recognition and pre-training can be exported."
+                "recognition, classification and pre-training can be exported."
             )
     wanted = {key: value for key, value in tree.items() if key in keys or _is_plain(value)}
     stream = io.StringIO()
@@ -254,10 +275,7 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
     )
     fine_tuned = isinstance(parts.model, FineTunedModel)
     ranking = FineTuningBrain.ranking if fine_tuned else brain.ranking
-    try:
-        brain.on_evaluate_start(**ranking)
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from None
+    brain.on_evaluate_start(**ranking)
     return brain.averaged_checkpoints
 
 

@@ -12,16 +12,19 @@ from summarymixing_modules.models.huggingface import HuggingFaceEncoder
 from summarymixing_modules.models.probe import FrozenEncoder
 
 
-def frozen_encoder(path: str | os.PathLike[str], sample_rate: int = 16000) -> FrozenEncoder:
+def frozen_encoder(
+    path: str | os.PathLike[str], sample_rate: int = 16000, trust_run: bool = False
+) -> FrozenEncoder:
     """A pre-trained encoder that nothing changes any more.
 
     Args:
         path: folder of a bundle or output folder of a run of this project, or a local folder with
             a speech encoder of Hugging Face's transformers. Nothing is downloaded.
         sample_rate: of the audio that it will get, Hz.
+        trust_run: it may be a run, whose hyperparams.yaml is run as code.
 
     Raises:
-        InputError: no such folder, another sample rate, or see `SSLEncoder.from_bundle` and
+        InputError: no such folder, another sample rate, or see `SSLEncoder.from_path` and
             `HuggingFaceEncoder`.
     """
     folder = Path(path)
@@ -33,7 +36,7 @@ def frozen_encoder(path: str | os.PathLike[str], sample_rate: int = 16000) -> Fr
     if is_huggingface(folder):
         encoder = FrozenEncoder(HuggingFaceEncoder(folder))
     else:
-        encoder = FrozenEncoder(SSLEncoder.from_bundle(folder).freeze())
+        encoder = FrozenEncoder(SSLEncoder.from_path(folder, trust_run).freeze())
     if encoder.sample_rate != sample_rate:
         raise InputError(
             f"--encoder={path} was trained on audio at {encoder.sample_rate} Hz, and gets "

@@ -21,7 +21,7 @@ from summarymixing_modules.bundles.assemble import (
 )
 from summarymixing_modules.bundles.kinds import encoder_part
 from summarymixing_modules.bundles.load import read_bundle
-from summarymixing_modules.bundles.manifest import is_own_run
+from summarymixing_modules.bundles.manifest import is_trusted_run
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import ARCHITECTURE, AcousticEncoder, HiddenStates
 from summarymixing_modules.models.describe import build
@@ -56,21 +56,58 @@ class SSLEncoder(nn.Module):
 
     @classmethod
     def from_bundle(cls, path: str | os.PathLike[str], **expected: Any) -> SSLEncoder:
-        """The encoder of a bundle or of a training run of one's own, in eval mode on the CPU.
+        """The encoder of a bundle, in eval mode on the CPU. Nothing in the bundle is executed.
 
-        Recognisers have an encoder too. Nothing in a bundle is executed; a run's hyperparams.yaml
-        is run as code, and its best checkpoints are taken.
+        Recognisers and classifiers have an encoder too.
 
         Args:
-            path: folder of a bundle, or output folder of a run.
+            path: folder of a bundle.
             **expected: what the encoder has to be, by the names in ``architecture``:
                 ``attention_type="SummaryMixing", d_model=512``.
 
         Raises:
-            InputError: neither bundle nor run, one that is damaged (see ``load_bundle``), or
-                another encoder than expected.
+            InputError: no bundle, one that is damaged (see ``load_bundle``), or another encoder
+                than expected.
         """
-        config, tensors = encoder_part(*_read(Path(path)))
+        return cls.from_path(path, False, **expected)
+
+    @classmethod
+    def from_run(cls, path: str | os.PathLike[str], **expected: Any) -> SSLEncoder:
+        """The encoder of a training run of one's own: its hyperparams.yaml is run as code.
+
+        Of its checkpoints, the best are taken.
+
+        Args:
+            path: output folder of the run.
+            **expected: as in ``from_bundle``.
+
+        Raises:
+            InputError: no run, or see ``from_bundle``.
+        """
+        return cls._made(_of_run(Path(path)), path, expected)
+
+    @classmethod
+    def from_path(
+        cls, path: str | os.PathLike[str], trust_run: bool, **expected: Any
+    ) -> SSLEncoder:
+        """From a bundle, or, where whoever asks for it trusts it, from a run; for recipes.
+
+        Raises:
+            InputError: see ``from_bundle`` and ``from_run``; a run that is not trusted.
+        """
+        if is_trusted_run(Path(path), trust_run):
+            return cls.from_run(path, **expected)
+        config, tensors, _ = read_bundle(path)
+        return cls._made((config, tensors), path, expected)
+
+    @classmethod
+    def _made(
+        cls,
+        content: tuple[dict[str, Any], dict[str, Tensor]],
+        path: str | os.PathLike[str],
+        expected: Mapping[str, Any],
+    ) -> SSLEncoder:
+        config, tensors = encoder_part(*content)
         check_number(config, "sample_rate")
         found = cls(assemble_acoustics(config, tensors), config)
         check_architecture(found.architecture, expected, str(path))
@@ -156,11 +193,8 @@ def check_architecture(found: Mapping[str, Any], expected: Mapping[str, Any], wh
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of a bundle or run."""
-    if not is_own_run(path):
-        config, tensors, _ = read_bundle(path)
-        return config, tensors
+def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors of a run."""
     from summarymixing_modules.bundles.run import read_run  # imports the training code
 
     content = read_run(path)

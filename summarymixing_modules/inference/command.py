@@ -1,35 +1,31 @@
-"""``summarymixing transcribe``: from files or a microphone to transcripts on the disk or screen."""
+"""``summarymixing transcribe`` and ``classify``: from files or a microphone to text or classes."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from summarymixing_modules.bundles import LoadedBundle, load_model
-from summarymixing_modules.bundles.manifest import MANIFEST
-from summarymixing_modules.data.audio import AudioError
+from summarymixing_modules.bundles import load_classifier, load_model
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.inference.audio import find_audio, total_seconds
+from summarymixing_modules.inference.audio import find_audio
+from summarymixing_modules.inference.classifier import Classification, Classifier
+from summarymixing_modules.inference.progress import run_over_files
 from summarymixing_modules.inference.recognizer import BATCH_SECONDS, Recognizer
 from summarymixing_modules.inference.stream import StreamTranscriber, open_microphone
 from summarymixing_modules.inference.transcript import Transcript
-from summarymixing_modules.inference.writers import SUFFIXES, WRITERS
+from summarymixing_modules.inference.writers import CLASS_WRITERS, SUFFIXES, WRITERS
 
 CHUNK_SIZE = 16  # encoder frames, 640 ms in the recipes
 
 OFFLINE_FLAGS = ("batch_seconds", "window_seconds")
 STREAMING_FLAGS = ("chunk_size", "left_context_size")
-BAR = "{desc}: {percentage:3.0f} %|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
 def run_transcribe(arguments: argparse.Namespace) -> int:
-    """Runs the subcommand; returns 1 if a file could not be read, and 0 otherwise.
+    """Runs ``summarymixing transcribe``; returns 1 if a file could not be read, and 0 otherwise.
 
     Raises:
         InputError: flags that do not go together, no files, a model or a place for the results that
@@ -41,27 +37,38 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
     found = find_audio(arguments.files)
     targets = _targets(arguments, found)
     transcriber = _transcriber(arguments)
+
+    def write(transcript: Transcript) -> None:
+        text = WRITERS[arguments.format](transcript)
+        if arguments.output is None:
+            sys.stdout.write(_labelled(text, transcript, arguments.format, len(found)))
+        else:
+            write_atomically(targets[transcript.path], text)
+
+    where = "" if arguments.output is None else f" to {arguments.output}"
     files = [file for file, _ in found]
-    bad: list[AudioError] = []
-    audio_seconds, started = 0.0, time.perf_counter()
-    with tqdm(total=total_seconds(files), bar_format=BAR, desc="transcribing") as bar:
-        # Headers of compressed files estimate their length.
-        progress = lambda seconds: bar.update(min(seconds, bar.total - bar.n))  # noqa: E731
-        transcripts = transcriber.transcribe(files, lambda _, error: bad.append(error), progress)
-        for transcript in transcripts:
-            audio_seconds += transcript.duration
-            text = WRITERS[arguments.format](transcript)
-            if arguments.output is None:
-                with bar.external_write_mode(sys.stdout):
-                    sys.stdout.write(_labelled(text, transcript, arguments.format, len(files)))
-                    sys.stdout.flush()
-            else:
-                write_atomically(targets[transcript.path], text)
-    seconds = time.perf_counter() - started
-    _report(len(files) - len(bad), audio_seconds, seconds, arguments)
-    for error in bad:
-        print(f"error: {error}", file=sys.stderr)
-    return 1 if bad else 0
+    return run_over_files(
+        files, transcriber.transcribe, write, f"transcribed{where} on {transcriber.device}"
+    )
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    """Runs ``summarymixing classify``; returns 1 if a file could not be read, and 0 otherwise.
+
+    Raises:
+        InputError: no files, a model that cannot be used or is no classifier, a flag without sense.
+    """
+    if arguments.top < 1:
+        raise InputError(f"--top={arguments.top} must be at least 1.")
+    files = [file for file, _ in find_audio(arguments.files)]
+    bundle = load_classifier(arguments.model, arguments.trust_run)
+    batch = BATCH_SECONDS if arguments.batch_seconds is None else arguments.batch_seconds
+    classifier = Classifier(bundle, arguments.device, batch, arguments.max_seconds)
+
+    def write(found: Classification) -> None:
+        sys.stdout.write(CLASS_WRITERS[arguments.format](found, arguments.top))
+
+    return run_over_files(files, classifier.classify, write, f"classified on {classifier.device}")
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
@@ -107,15 +114,8 @@ def _targets(arguments: argparse.Namespace, found: Sequence[tuple[Path, Path]]) 
     return targets
 
 
-def _load(arguments: argparse.Namespace) -> LoadedBundle:
-    folder = Path(arguments.model)
-    if not (folder / MANIFEST).exists() and (folder / "hyperparams.yaml").exists():
-        print(f"{folder} is a training run: its hyperparams.yaml is run as code.", file=sys.stderr)
-    return load_model(folder)
-
-
 def _transcriber(arguments: argparse.Namespace) -> Recognizer | StreamTranscriber:
-    bundle = _load(arguments)
+    bundle = load_model(arguments.model, arguments.trust_run)
     if not arguments.streaming:
         batch = arguments.batch_seconds
         batch = BATCH_SECONDS if batch is None else batch
@@ -152,13 +152,3 @@ def _print_pieces(pieces: Iterable[str]) -> None:
 def _labelled(text: str, transcript: Transcript, form: str, files: int) -> str:
     """Several texts on a screen say whose they are; the other formats do so by themselves."""
     return f"{transcript.path}\t{text}" if form == "text" and files > 1 else text
-
-
-def _report(files: int, audio: float, seconds: float, arguments: argparse.Namespace) -> None:
-    factor = seconds / audio if audio else float("nan")
-    where = f" to {arguments.output}" if arguments.output is not None else ""
-    print(
-        f"{files} file(s), {audio:.1f} s of audio, transcribed{where} in {seconds:.1f} s: "
-        f"real-time factor {factor:.4f} on {arguments.device}",
-        file=sys.stderr,
-    )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from summarymixing_modules.bundles import LoadedBundle, load_model
+from summarymixing_modules.bundles.assemble import LoadedModel
 from summarymixing_modules.data.audio import AudioError
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.audio import read_blocks, resample_blocks
@@ -49,7 +50,7 @@ class Recognizer:
 
     Args:
         bundle: from ``load_bundle`` or ``load_model``. Its modules are moved to the device.
-        device: "cpu", "cuda", …
+        device: "cpu", "cuda", …; None = a GPU where there is one.
         batch_seconds: audio in a batch, padding included.
         window_seconds: longest piece that the model sees at once; None = the longest utterance of
             its training, or `WINDOW_SECONDS` where that is unknown. Models make more errors on
@@ -63,7 +64,7 @@ class Recognizer:
     def __init__(
         self,
         bundle: LoadedBundle,
-        device: str = "cpu",
+        device: str | None = None,
         batch_seconds: float = BATCH_SECONDS,
         window_seconds: float | None = None,
     ) -> None:
@@ -83,12 +84,23 @@ class Recognizer:
     def from_path(
         cls,
         path: str | os.PathLike[str],
-        device: str = "cpu",
+        device: str | None = None,
         batch_seconds: float = BATCH_SECONDS,
         window_seconds: float | None = None,
     ) -> Recognizer:
-        """A recogniser from a bundle, or from a training run of one's own (see ``load_model``)."""
+        """A recogniser from a bundle; nothing that is in it is run."""
         return cls(load_model(path), device, batch_seconds, window_seconds)
+
+    @classmethod
+    def from_run(
+        cls,
+        path: str | os.PathLike[str],
+        device: str | None = None,
+        batch_seconds: float = BATCH_SECONDS,
+        window_seconds: float | None = None,
+    ) -> Recognizer:
+        """A recogniser from a training run of one's own: its hyperparams.yaml is run as code."""
+        return cls(load_model(path, trust_run=True), device, batch_seconds, window_seconds)
 
     def transcribe(
         self,
@@ -202,18 +214,20 @@ class Recognizer:
         return Transcript(recording.path, recording.samples / rate, text, words)
 
 
-def frame_seconds(bundle: LoadedBundle) -> float:
+def frame_seconds(bundle: LoadedModel) -> float:
     """Seconds between two frames of a model's output."""
     subsampling = int(bundle.model.frontend.subsampling)  # type: ignore[union-attr, arg-type]
     return subsampling * bundle.hop_length / bundle.sample_rate
 
 
-def use_device(bundle: LoadedBundle, name: str) -> torch.device:
-    """Moves a model to a device.
+def use_device(bundle: LoadedModel, name: str | None) -> torch.device:
+    """Moves a model to a device; None = a GPU where there is one.
 
     Raises:
         InputError: unknown, or not there.
     """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         bundle.to(device)

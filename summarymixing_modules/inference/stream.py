@@ -32,7 +32,7 @@ class StreamTranscriber:
 
     Args:
         bundle: of a model that streams: trained with chunks, LocalFbank and global statistics.
-        device: "cpu", "cuda", …
+        device: "cpu", "cuda", …; None = a GPU where there is one.
         chunk_size: encoder frames of a chunk.
         left_context_size: chunks that a chunk sees to its left; None = all.
 
@@ -43,7 +43,7 @@ class StreamTranscriber:
     def __init__(
         self,
         bundle: LoadedBundle,
-        device: str = "cpu",
+        device: str | None = None,
         chunk_size: int = 16,
         left_context_size: int | None = None,
     ) -> None:

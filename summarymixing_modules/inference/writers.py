@@ -1,10 +1,11 @@
-"""Transcripts as text, JSON, CTM and SRT."""
+"""Transcripts as text, JSON, CTM and SRT; classes as text and JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 
+from summarymixing_modules.inference.classifier import Classification
 from summarymixing_modules.inference.decoding import Word
 from summarymixing_modules.inference.transcript import Transcript
 
@@ -71,6 +72,35 @@ WRITERS: dict[str, Callable[[Transcript], str]] = {
     "srt": as_srt,
 }
 SUFFIXES = {"text": ".txt", "json": ".json", "ctm": ".ctm", "srt": ".srt"}
+
+
+def classes_as_text(found: Classification, top: int) -> str:
+    """One line: file, and of every task its name and the most likely classes, parted by tabs."""
+    tasks = (
+        f"{task}: " + ", ".join(f"{each.label} {each.probability:.3f}" for each in classes[:top])
+        for task, classes in found.tasks.items()
+    )
+    return "\t".join([str(found.path), *tasks]) + "\n"
+
+
+def classes_as_json(found: Classification, top: int) -> str:
+    """One object in one line; durations in seconds."""
+    tasks = {
+        task: [
+            {"label": each.label, "probability": round(each.probability, 6)}
+            for each in classes[:top]
+        ]
+        for task, classes in found.tasks.items()
+    }
+    content = {"file": str(found.path), "duration": round(found.duration, 3), "tasks": tasks}
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+#: format → writer of the ``top`` most likely classes
+CLASS_WRITERS: dict[str, Callable[[Classification, int], str]] = {
+    "text": classes_as_text,
+    "json": classes_as_json,
+}
 
 
 def _subtitles(words: Sequence[Word]) -> list[list[Word]]:

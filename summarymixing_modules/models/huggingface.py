@@ -16,6 +16,8 @@ from summarymixing_modules.models.acoustic import HiddenStates
 from summarymixing_modules.models.frontend import lengths_to_padding
 
 MODEL_TYPES = ("data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
+#: Nothing is fetched, and no code that lies in the folder is run.
+_SAFELY = {"local_files_only": True, "trust_remote_code": False}
 #: As transformers' feature extractors have it.
 _EPSILON = 1e-7
 
@@ -37,9 +39,9 @@ class HuggingFaceEncoder(nn.Module):
         super().__init__()
         transformers = _transformers(folder)
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(folder, **_SAFELY)
             self._check(config, folder)
-            self.model = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+            self.model = transformers.AutoModel.from_pretrained(folder, **_SAFELY)
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: cannot be loaded by transformers ({error}).") from error
         extractor = _extractor(transformers, folder)
@@ -121,7 +123,7 @@ def _transformers(folder: str | os.PathLike[str]) -> Any:
 def _extractor(transformers: Any, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of the model's feature extractor; empty if it came without."""
     try:
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **_SAFELY)
     except (OSError, ValueError):
         return {}
     return dict(extractor.to_dict())

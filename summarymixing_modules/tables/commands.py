@@ -20,6 +20,8 @@ from summarymixing_modules.training.options import ConfigError, read_overrides
 LOCAL, TORCHRUN, SLURM = "local", "torchrun", "slurm"
 CHECKPOINT_MINUTES = 15  # what is lost at most when a run is killed
 _ACCUMULATION = "grad_accumulation_factor"
+_TRUST = "trust_run"
+_TRUSTED = ("encoder", "init_from")  # flags of what `trust_run` is about
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,21 @@ def command(run: Run, launch: Launch) -> list[str]:
         arguments = [_resolve(text, run, launch) for text in stage.bench]
         bench = ["-m", "summarymixing_modules.cli", "bench", *arguments]
         return [sys.executable, *bench, "--output", str(run.folder)]
-    flags = {key: _resolve(value, run, launch) for key, value in stage_flags(stage, launch).items()}
+    given = stage_flags(stage, launch)
+    flags = {key: _resolve(value, run, launch) for key, value in given.items()}
+    if _starts_from_a_stage(run, given):
+        flags.setdefault(_TRUST, True)
     if "ckpt_interval_steps" not in flags:
         flags.setdefault("ckpt_interval_minutes", CHECKPOINT_MINUTES)
     flags = {OUTPUT_FOLDER: str(run.folder), **flags}
     script = [str(train_script(stage.recipe)), str(stage.recipe)]
     return [*starter(launch.of(stage)), *script, *as_arguments(flags)]
+
+
+def _starts_from_a_stage(run: Run, flags: Mapping[str, Any]) -> bool:
+    """Whether a run loads another one of this table, which is as much one's own as itself."""
+    values = [value for key in _TRUSTED if isinstance(value := flags.get(key), str)]
+    return any(name in run.needs for value in values for name in PLACEHOLDER.findall(value))
 
 
 def starter(launch: Launch) -> list[str]:

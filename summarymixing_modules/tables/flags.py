@@ -19,6 +19,7 @@ NEUTRAL = frozenset(
         "noprogressbar",
         "num_workers",
         "prep_workers",
+        "trust_run",
     }
 )
 

@@ -63,6 +63,7 @@ class SafeBrain(SafeStepBrain):
             "sample_rate",  # Hz, of the audio `batch.sig`
             "seed",
             "train_logger",
+            "trust_run",  # of init_from: its YAML file may be run as code
             *SCHEDULER_KEYS,
         }
     )
@@ -235,6 +236,7 @@ class SafeBrain(SafeStepBrain):
             averaged,
             self.ranking,
             getattr(self.hparams, "compute_features", None),
+            getattr(self.hparams, "trust_run", False),
         )
 
     def _start_epoch(self, epoch: int) -> None:

@@ -13,7 +13,8 @@ from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
-from summarymixing_modules.bundles.assemble import check_tensors, load_statistics, statistics_of
+from summarymixing_modules.bundles.assemble import check_tensors
+from summarymixing_modules.bundles.features import load_statistics, statistics_of
 from summarymixing_modules.bundles.kinds import describe_encoder, encoder_weights
 from summarymixing_modules.bundles.manifest import is_bundle
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architecture
@@ -35,6 +36,7 @@ def initialise_from(
     averaged: int = 1,
     ranking: Mapping[str, str] | None = None,
     features: Any = None,
+    trust_run: bool = False,
 ) -> None:
     """Loads trained weights into modules: of a run of the same model all, else the encoder's.
 
@@ -49,10 +51,12 @@ def initialise_from(
         averaged: mean of this many checkpoints of the same model, the best first.
         ranking: tells which are best, see ``SafeBrain.ranking``; without such, the most recent.
         features: samples → features of this recipe; a warning tells that the encoder heard others.
+        trust_run: a run of another task may be loaded, whose hyperparams.yaml is run as code.
+            (Nothing is run of one of the same model: its checkpoints are read as plain tensors.)
 
     Raises:
-        InputError: neither a run nor a bundle there, another encoder, or one whose features were
-            normalised in another way.
+        InputError: neither a run nor a bundle there, a run of another task that is not trusted,
+            another encoder, or one whose features were normalised in another way.
     """
     modules = {name: part for name, part in recoverables.items() if isinstance(part, nn.Module)}
     path, model = Path(path), modules.get("model")
@@ -66,7 +70,7 @@ def initialise_from(
         _load_run(checkpoints, modules, architecture, averaged, ranking or {})
         return
     try:
-        _load_encoder(path, model, modules.get("normalize"), features)
+        _load_encoder(path, model, modules.get("normalize"), features, trust_run)
     except InputError as error:
         raise InputError(f"--init_from={path}: {error} Or give another --init_from.") from None
 
@@ -95,12 +99,16 @@ def _load_run(
 
 
 def _load_encoder(
-    path: Path, model: nn.Module | None, normalize: nn.Module | None, features: Any
+    path: Path,
+    model: nn.Module | None,
+    normalize: nn.Module | None,
+    features: Any,
+    trust_run: bool,
 ) -> None:
     """Loads front end, encoder and the statistics of features into a model of another task."""
     if not isinstance(model, AcousticEncoder):
         raise InputError(f"this recipe's {type(model).__name__} has no encoder of speech to load.")
-    source = SSLEncoder.from_bundle(path)
+    source = SSLEncoder.from_path(path, trust_run)
     check_architecture(source.architecture, model.architecture(), str(path))
     _compare_features(features, source.features, path)
     trained, own = source.encoder.state_dict(), model.state_dict()

@@ -101,14 +101,14 @@ def test_the_bundle_says_what_the_run_computes(pretrained: Path, encoder: Path) 
     assert f"| valid_accuracy | {accuracy:.4g} |" in card
     checkpoint = next((pretrained / "save").glob("CKPT*"))
     trained = torch.load(checkpoint / "model.ckpt", weights_only=True)
-    from_bundle, from_run = SSLEncoder.from_bundle(encoder), SSLEncoder.from_bundle(pretrained)
+    from_bundle, from_run = SSLEncoder.from_bundle(encoder), SSLEncoder.from_run(pretrained)
     for one in (from_bundle, from_run):
         for name, tensor in one.encoder.state_dict().items():
             assert torch.equal(tensor, trained[name])
         statistics = torch.load(checkpoint / "normalize.ckpt", weights_only=True)
         assert torch.equal(one.normalize.glob_mean, statistics["glob_mean"])
     with pytest.raises(InputError, match="pre-trained encoder"):
-        load_model(pretrained)
+        load_model(pretrained, trust_run=True)
 
 
 @pytest.mark.parametrize("hparams", YAMLS, ids=lambda path: path.stem)
@@ -135,7 +135,7 @@ def test_from_encoder_to_text(
     capsys.readouterr()
     assert main(["transcribe", str(speech[0]), "--model", str(bundle)]) == 0
     text = capsys.readouterr().out.splitlines()[-1]  # after what is logged
-    assert main(["transcribe", str(speech[0]), "--model", str(run)]) == 0
+    assert main(["transcribe", str(speech[0]), "--model", str(run), "--trust_run"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == text
     monkeypatch.chdir(tmp_path)
     theirs = EncoderASR.from_hparams(source=str(bundle), savedir=str(tmp_path / "cache"))
@@ -148,7 +148,7 @@ def test_a_frozen_encoder_stays_bit_identical(
 ) -> None:
     result = run_recipe(SMALL, f"--encoder={encoder}", *FEW, "--freeze_encoder=True")
     assert result["parameters"]["trainable"] < result["parameters"]["total"]
-    tuned, start = SSLEncoder.from_bundle(tmp_path / "run"), SSLEncoder.from_bundle(encoder)
+    tuned, start = SSLEncoder.from_run(tmp_path / "run"), SSLEncoder.from_bundle(encoder)
     before = start.state_dict()
     assert all(torch.equal(t, before[n]) for n, t in tuned.state_dict().items())
     checkpoint = next((tmp_path / "run" / "save").glob("CKPT*"))
@@ -166,7 +166,7 @@ def test_trained_and_from_scratch_differ_in_the_weights_only(
     ):
         folder = f"--output_folder={tmp_path / name}"
         result = run_recipe(SMALL, f"--encoder={encoder}", *FEW, *options, folder)
-        after = SSLEncoder.from_bundle(tmp_path / name).state_dict()
+        after = SSLEncoder.from_run(tmp_path / name).state_dict()
         assert torch.equal(after["normalize.glob_mean"], before["normalize.glob_mean"])
         weights = [n for n, t in before.items() if t.dim() > 1 and n.endswith("weight")]
         far[name] = max(float((after[n] - before[n]).abs().max()) for n in weights)
@@ -209,7 +209,8 @@ def test_other_encoders_and_settings_do_not_go_on(
         with pytest.raises(InputError, match=message):
             run_recipe(SMALL, *FEW, *options)
     with pytest.raises(ArchitectureMismatchError, match="--head_size=12"):
-        run_recipe(SMALL, f"--encoder={pretrained}", *FEW[:-3], *FEW[-2:], "--head_size=13")
+        options = [*FEW[:-3], *FEW[-2:], "--head_size=13", "--trust_run=True"]
+        run_recipe(SMALL, f"--encoder={pretrained}", *options)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_a_recogniser_is_an_encoder_too(
 ) -> None:
     run_recipe(SMALL, f"--encoder={encoder}", *FEW)
     first = Path(shutil.move(tmp_path / "run", tmp_path / "first"))
-    result = run_recipe(SMALL, f"--encoder={first}", *FEW)
+    result = run_recipe(SMALL, f"--encoder={first}", *FEW, "--trust_run=True")
     assert result["encoder"]["path"] == str(first)
 
 

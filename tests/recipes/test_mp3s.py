@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from summarymixing_modules.bundles import export_bundle
 from summarymixing_modules.bundles.speech_encoder import frozen_encoder
 from summarymixing_modules.data.common_voice import RELEASE
 from summarymixing_modules.data.iemocap import SPEAKERS
@@ -46,14 +47,14 @@ def load(path: Path) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def encoder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-training of one step."""
+    """The bundle of a pre-training of one step."""
     folder = tmp_path_factory.mktemp("encoder")
     options = ["--num_encoder_layers=2", "--d_model=16", "--nhead=2", "--d_ffn=32"]
     options += ["--cnn_channels=[4, 4]", "--codes=32", "--num_workers=0", "--training_steps=1"]
     options += ["--num_buckets=2", "--device=cpu", "--noprogressbar", "--avoid_if_shorter_than=0.5"]
     argv = [str(PRETRAINING / "hparams" / "small.yaml"), f"--data_folder={corpus}"]
-    load(PRETRAINING / "train.py").main([*argv, f"--output_folder={folder}", *options])
-    return folder
+    load(PRETRAINING / "train.py").main([*argv, f"--output_folder={folder / 'run'}", *options])
+    return export_bundle(folder / "run", folder / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from summarymixing_modules.bundles import export_bundle
+from summarymixing_modules.cli import main
 from summarymixing_modules.data.labelled import annotations_of
 from summarymixing_modules.data.semantics import parse_semantics, semantics_from
 from summarymixing_modules.errors import InputError
@@ -211,16 +212,31 @@ def test_starts_from_another_run_and_resumes(
     assert started["metrics"]["test_loss"] == pytest.approx(first["metrics"]["test_loss"], 1e-5)
 
 
-def test_a_classifier_of_other_classes_starts_from_the_encoder(
-    run_recipe: RunRecipe, slurp: Path, tmp_path: Path
+def test_a_classifier_is_used_on_files_and_starts_another(
+    run_recipe: RunRecipe,
+    slurp: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_recipe(SMALL, *tiny(SMALL, slurp, training_steps=1))
     bundle = export_bundle(tmp_path / "run", tmp_path / "bundle")
-    assert "encoder of a classifier" in (bundle / "README.md").read_text()
+    card = (bundle / "README.md").read_text()
+    assert "summarymixing classify" in card and "| test_intent_acc |" in card
+    expected = {line["file"]: line for line in predictions(tmp_path / "run")}
+    files = sorted(path for path in slurp.rglob("*.flac") if path.name in expected)
+    capsys.readouterr()
+    assert main(["classify", *map(str, files), "--model", str(bundle), "--format=json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == len(expected) and [line["file"] for line in lines] == list(map(str, files))
+    for line in lines:
+        said = expected[Path(line["file"]).name]
+        for task, classes in line["tasks"].items():
+            assert [each["label"] for each in classes] == [said[task]]
     options = tiny(SMALL, slurp, training_steps=1, classes="[2]", tasks="[action]")
     for number, source in enumerate((tmp_path / "run", bundle)):
         folder = tmp_path / f"started_{number}"
-        run_recipe(SMALL, *options, f"--init_from={source}", f"--output_folder={folder}")
+        trust = [f"--init_from={source}", f"--trust_run={number == 0}"]
+        run_recipe(SMALL, *options, *trust, f"--output_folder={folder}")
         assert f"encoder of {source}; drawn anew: outputs" in (folder / "log.txt").read_text()
 
 

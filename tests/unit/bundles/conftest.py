@@ -12,12 +12,12 @@ import torch
 from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import InputNormalization
 
-from summarymixing_modules.bundles.assemble import (
+from summarymixing_modules.bundles.export import write_bundle
+from summarymixing_modules.bundles.features import (
     NORMALIZE_SETTINGS,
     feature_settings,
     statistics_of,
 )
-from summarymixing_modules.bundles.export import write_bundle
 from summarymixing_modules.bundles.manifest import MANIFEST, make_manifest
 from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.data.tokenizers import CharTokenizer

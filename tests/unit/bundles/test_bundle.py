@@ -167,7 +167,7 @@ def edit_norm(config: dict[str, Any]) -> None:
         (edit_feature_argument, "features.*no mapping of numbers"),
         (edit_tokenizer, "Known kinds: characters"),
         (edit_rate, "sample_rate is '16000'"),
-        (edit_width, r"other shapes than the model for .*1000000000"),
+        (edit_width, "d_ffn 1000000000, and no tensor of the weights is larger"),
         (edit_vocabulary, r"other shapes than the model for output\.weight"),
         (edit_norm, "norm_type=sentence should be none"),
     ],

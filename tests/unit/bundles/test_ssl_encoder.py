@@ -14,12 +14,12 @@ from speechbrain.processing.features import InputNormalization
 from torch import Tensor, nn
 
 from summarymixing_modules.bundles import SSLEncoder
-from summarymixing_modules.bundles.assemble import (
+from summarymixing_modules.bundles.export import write_bundle
+from summarymixing_modules.bundles.features import (
     NORMALIZE_SETTINGS,
     feature_settings,
     statistics_of,
 )
-from summarymixing_modules.bundles.export import write_bundle
 from summarymixing_modules.bundles.kinds import describe_encoder
 from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.data.tokenizers import CharTokenizer

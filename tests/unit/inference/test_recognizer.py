@@ -59,7 +59,7 @@ def make_bundle(kind: str = "ctc", norm_type: str = "sentence") -> LoadedBundle:
         normalize(torch.randn(2, 50, 20) * 10 - 30, torch.ones(2), epoch=0)
     tokenizer = CharTokenizer(bos_eos=kind == "attention")
     config = {"sample_rate": RATE, "window_seconds": 5.0, "streaming": local}
-    return LoadedBundle(make_model(kind), features, normalize.eval(), tokenizer, config)
+    return LoadedBundle(make_model(kind), features, normalize.eval(), config, tokenizer)
 
 
 def noise(seconds: float, seed: int) -> Tensor:

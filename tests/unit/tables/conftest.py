@@ -41,6 +41,8 @@ HPARAMS = """
 data_folder: !PLACEHOLDER
 output_folder: !PLACEHOLDER
 start: null
+init_from: null
+trust_run: False
 steps: 2
 pace: 0.0
 fail: False

@@ -44,6 +44,20 @@ def test_local_commands(fake_table: Path, capsys: pytest.CaptureFixture[str]) ->
     )
 
 
+def test_runs_of_the_table_are_trusted_and_no_others(
+    fake_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_table.write_text(
+        fake_table.read_text().replace('start: "{train}"', 'init_from: "{train}"')
+    )
+    out = dry(fake_table, capsys, "--rows", "bad")
+    results = fake_table.parent / "results/fakes"
+    assert f"--init_from={results}/bad/train --trust_run=True" in out
+    assert out.count("trust_run") == 1
+    out = dry(fake_table, capsys, "--rows", "bad", "--", "--after:init_from=/somebody/else")
+    assert "--init_from=/somebody/else" in out and "trust_run" not in out
+
+
 def test_printed_commands_run_as_they_are(
     fake_table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
