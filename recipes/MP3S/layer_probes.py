@@ -33,6 +33,7 @@ def parse(argv: Sequence[str]) -> Settings:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--encoders", nargs="+", required=True, help="bundles, runs, or folders of Hugging Face")
+    add("--trust_run", action="store_true", help="of --encoders; the YAML file of a run is code")
     corpora = "folder that holds LibriSpeech/, IEMOCAP_full_release/"
     add("--corpora", type=Path, required=True, help=corpora)
     add("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="default: all")

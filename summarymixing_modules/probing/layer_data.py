@@ -41,6 +41,7 @@ class Settings(argparse.Namespace):
     """What is probed, and how: the flags of ``layer_probes.py``, whose help explains them."""
 
     encoders: list[str]
+    trust_run: bool
     corpora: Path
     tasks: list[str]
     output_folder: Path

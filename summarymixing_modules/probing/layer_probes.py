@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from summarymixing_modules.bundles.speech_encoder import frozen_encoder
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.probe import FrozenEncoder
 from summarymixing_modules.probing.layer_data import TRAIN_SET, Corpora, Settings
 from summarymixing_modules.probing.layer_figures import plot_layers
 from summarymixing_modules.probing.layer_tasks import TASKS
@@ -58,7 +60,8 @@ def probe_layers(settings: Settings) -> list[Path]:
     """
     paths, folder = _named(settings.encoders), settings.output_folder
     results = read_results(folder)
-    digests = {name: frozen_encoder(path).digest() for name, path in paths.items()}
+    load = partial(frozen_encoder, trust_run=settings.trust_run)
+    digests = {name: load(path).digest() for name, path in paths.items()}
     corpora = Corpora(settings)
     wanted = {name: t.depends_on(corpora) for name, t in TASKS.items() if name in settings.tasks}
 
@@ -76,11 +79,11 @@ def probe_layers(settings: Settings) -> list[Path]:
     missing = {name: [task for task in wanted if find(name, task) is None] for name in paths}
     for name, tasks in missing.items():
         if "content" in tasks:
-            _check_memory(name, paths[name], corpora)
+            _check_memory(name, load(paths[name]), corpora)
     for name, tasks in missing.items():
         if not tasks:
             continue
-        encoder = frozen_encoder(paths[name])
+        encoder = load(paths[name])
         probed = ProbedEncoder(name, encoder, corpora, keep_frames="content" in tasks)
         for task in tasks:
             started = time.perf_counter()
@@ -111,9 +114,9 @@ def _named(folders: Sequence[str]) -> dict[str, Path]:
     return named
 
 
-def _check_memory(name: str, path: Path, corpora: Corpora) -> None:
+def _check_memory(name: str, encoder: FrozenEncoder, corpora: Corpora) -> None:
     """Refuses hidden states that do not fit into the machine's memory, in half precision."""
-    encoder, seconds = frozen_encoder(path), 10
+    seconds = 10
     samples_BL = torch.zeros(1, seconds * encoder.sample_rate)
     frames = int(encoder(samples_BL, torch.tensor([samples_BL.shape[1]])).lengths_B[0])
     hours = corpora.librispeech.hours(TRAIN_SET)
