@@ -66,7 +66,7 @@ class Corpus:
     identity: Mapping[str, Any]
     emotions: Mapping[str, int] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def speakers(self) -> dict[str, str]:
         """Utterance → ``spk_id``, for LibriSpeech speaker-chapter."""
         sets = self.sets.values()
