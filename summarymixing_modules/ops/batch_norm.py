@@ -58,15 +58,14 @@ def batch_norm(
         unbiased_D = torch.where(several, unbiased_D, running_variance_D)
         variance_D = torch.where(several, variance_D, running_variance_D)
         running_variance_D.lerp_(unbiased_D.to(running_variance_D.dtype), momentum)
-    factor_D = (variance_D + eps).rsqrt()
     share = torch.where(several, 1 / count.clamp(min=1), 0.0)
-    return _Normalisation.apply(x_BTD, padding_BT, weight_D, bias_D, mean_D, factor_D, share)
+    return _Normalisation.apply(x_BTD, padding_BT, weight_D, bias_D, mean_D, variance_D, share, eps)
 
 
 class _Normalisation(torch.autograd.Function):
-    """(x − mean) · factor · γ + β, where mean and factor depend on x.
+    """(x − mean) / √(variance + ε) · γ + β, where mean and variance depend on x.
 
-    ``share`` is the weight of a frame in the statistics, 1 / number; 0 if they are not its own.
+    ``share`` is the weight of a frame in them, 1 / number; 0 if they are not those of x.
     """
 
     @staticmethod
@@ -77,24 +76,26 @@ class _Normalisation(torch.autograd.Function):
         weight_D: Tensor,
         bias_D: Tensor,
         mean_D: Tensor,
-        factor_D: Tensor,
+        variance_D: Tensor,
         share: Tensor,
+        eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(x_BTD, padding_BT, weight_D, mean_D, factor_D, share)
-        y_BTD = (x_BTD - mean_D) * (factor_D * weight_D) + bias_D
-        return masked(y_BTD, padding_BT).to(x_BTD.dtype)
+        ctx.save_for_backward(x_BTD, padding_BT, weight_D, mean_D, variance_D, share)
+        ctx.eps = eps
+        y_MD = F.batch_norm(x_BTD.flatten(0, 1), mean_D, variance_D, weight_D, bias_D, eps=eps)
+        return masked(y_MD.view_as(x_BTD), padding_BT)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_BTD, padding_BT, weight_D, mean_D, factor_D, share = ctx.saved_tensors
-        dy_BTD = masked(gradients[0].to(mean_D.dtype), padding_BT)
-        unit_BTD = masked((x_BTD - mean_D) * factor_D, padding_BT)
-        sums_2D = torch.stack([dy_BTD.sum(dim=(0, 1)), (dy_BTD * unit_BTD).sum(dim=(0, 1))])
-        bias_D, weight_D_ = sums_2D.clone()
-        through_2D = _summed_over_processes(sums_2D) * share
-        dx_BTD = dy_BTD - through_2D[0] - unit_BTD * through_2D[1]
-        dx_BTD = masked(dx_BTD * (factor_D * weight_D), padding_BT)
-        return dx_BTD.to(x_BTD.dtype), None, weight_D_, bias_D, None, None, None
+        x_BTD, padding_BT, weight_D, mean_D, variance_D, share = ctx.saved_tensors
+        factor_D = (variance_D + ctx.eps).rsqrt()
+        unit_BTD = (x_BTD - mean_D) * factor_D
+        dy_BTD = masked(gradients[0].to(unit_BTD.dtype), padding_BT)
+        own_2D = torch.stack([dy_BTD.sum(dim=(0, 1)), (dy_BTD * unit_BTD).sum(dim=(0, 1))])
+        mean_2D = _summed_over_processes(own_2D.clone()) * share
+        dx_BTD = dy_BTD - mean_2D[0] - unit_BTD.mul_(mean_2D[1])
+        dx_BTD = masked(dx_BTD.mul_(factor_D * weight_D), padding_BT).to(x_BTD.dtype)
+        return dx_BTD, None, own_2D[1], own_2D[0], None, None, None, None
 
 
 def _statistics(x_BTD: Tensor, padding_BT: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
