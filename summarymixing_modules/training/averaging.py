@@ -30,9 +30,11 @@ def load_average(checkpointer: AtomicCheckpointer, checkpoints: Sequence[Checkpo
 
     Raises:
         ArchitectureMismatchError: a checkpoint was made with another architecture.
+        DamagedCheckpointError: one is not what was saved.
     """
     for checkpoint in checkpoints:
         checkpointer.check_architecture(checkpoint)
+        checkpointer.verify(checkpoint)
     for name, module in checkpointer.recoverables.items():
         plain = get_default_hook(module, DEFAULT_LOAD_HOOKS) is torch_recovery
         if isinstance(module, torch.nn.Module) and plain:

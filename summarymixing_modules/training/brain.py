@@ -21,7 +21,8 @@ from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader
 
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.checkpoint_files import while_they_last
+from summarymixing_modules.training.checkpoints import AtomicCheckpointer, NoCheckpointError
 from summarymixing_modules.training.initialisation import initialise_from
 from summarymixing_modules.training.memory import peak_memory_mb
 from summarymixing_modules.training.report import write_report
@@ -193,13 +194,18 @@ class SafeBrain(SafeStepBrain):
                 options = dict(train_loader_kwargs or {})
                 train_set = self.make_dataloader(train_set, sb.Stage.TRAIN, **options)
             self._prepare_loader(train_set)
-        super().fit(
-            self._epochs_to_do(epoch_counter),
-            train_set,
-            valid_set,
-            progressbar,
-            valid_loader_kwargs=dict(valid_loader_kwargs or {}),
-        )
+        try:
+            super().fit(
+                self._epochs_to_do(epoch_counter),
+                train_set,
+                valid_set,
+                progressbar,
+                valid_loader_kwargs=dict(valid_loader_kwargs or {}),
+            )
+        except KeyboardInterrupt as stop:
+            if self.checkpointer is not None:
+                stop.add_note(self.checkpointer.where_to_go_on())
+            raise
 
     def _epochs_to_do(self, epoch_counter: Iterable[int]) -> Iterator[int]:
         """The epochs, none after the limit of optimizer steps (a finished run that is resumed)."""
@@ -219,6 +225,8 @@ class SafeBrain(SafeStepBrain):
 
     def on_fit_start(self) -> None:
         """Compile, wrap for DDP, make the optimizers, load the last checkpoint."""
+        if self.checkpointer is not None:
+            self.checkpointer.clean_up()
         self._initialise()
         super().on_fit_start()
         self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
@@ -252,10 +260,13 @@ class SafeBrain(SafeStepBrain):
         random numbers) stays what it is.
 
         Raises:
-            FileNotFoundError: with ``--test_only``, when there is no checkpoint to evaluate.
+            NoCheckpointError: with ``--test_only``, when there is no checkpoint to evaluate.
         """
-        if self.checkpointer is None:
-            return
+        if self.checkpointer is not None:
+            while_they_last(lambda: self._load_best(max_key, min_key))
+
+    def _load_best(self, max_key: str | None, min_key: str | None) -> None:
+        assert self.checkpointer is not None
         found = self.checkpointer.find_checkpoints(
             max_key=max_key,
             min_key=min_key,
@@ -264,7 +275,7 @@ class SafeBrain(SafeStepBrain):
         )
         if not found and self.test_only:
             by = f" with a {max_key or min_key}" if max_key or min_key else ""
-            raise FileNotFoundError(
+            raise NoCheckpointError(
                 f"There is no checkpoint{by} in {self.checkpointer.checkpoints_dir}: train first "
                 "(without --test_only), or give the --output_folder of a trained model."
             )
@@ -291,6 +302,7 @@ class SafeBrain(SafeStepBrain):
 
     def _prepare_checkpointer(self, checkpointer: AtomicCheckpointer) -> None:
         checkpointer.architecture = checkpointer.architecture or self.architecture()
+        checkpointer.read_only = checkpointer.read_only or self.test_only
         # With --debug every rank has made a temporary folder of its own.
         checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
         for name, recoverable in self._progress().items():

@@ -3,7 +3,8 @@
 SpeechBrain's checkpointer writes in place: a kill during a save leaves a folder that looks whole,
 and the next run dies loading it. Here a checkpoint is written into a hidden folder beside the
 others, flushed to the disk, and renamed into place when every rank is done; before it is deleted
-it is renamed out of the way. A rename is one step for the file system.
+it is renamed out of the way. A rename is one step for the file system. What was written is known
+by its SHA-256: what differs when it is read is told, and neither used nor deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import logging
 import math
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,44 +20,64 @@ from typing import Any
 
 import numpy as np
 import torch
-from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpoint, Checkpointer, ckpt_recency
+import yaml
+from speechbrain.utils.checkpoints import (
+    CKPT_PREFIX,
+    METAFNAME,
+    Checkpoint,
+    Checkpointer,
+    ckpt_recency,
+)
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
-from summarymixing_modules.data.files import sync_to_disk
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.checkpoint_files import (
+    DamagedCheckpointError,
+    cannot_write,
+    verify,
+    write_sums,
+)
+from summarymixing_modules.training.checkpoint_folders import (
+    clean_up,
+    delete,
+    publish,
+    staging_folder,
+)
 
 logger = get_logger(__name__)
 
 ARCHITECTURE = "architecture"  # its key in the meta of a checkpoint
-SAVING = ".saving+"  # + host + pid of the process that writes in this folder
-DELETING = ".deleting+"  # + the checkpoint's name
-REPLACED = ".replaced+"  # + the checkpoint's name; a newer one of this name is taking its place
-OTHER_HOST_GRACE = 3600.0  # seconds without a write after which another host's save is dead
 
 
 class ArchitectureMismatchError(InputError):
     """The checkpoint was made with another model than the one that should load it."""
 
 
+class NoCheckpointError(InputError):
+    """There is no checkpoint to load."""
+
+
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's Checkpointer, whose checkpoints a kill cannot leave half written.
 
     Under DDP rank 0 makes, renames and deletes the folders; recoverables whose save hook runs on
-    all ranks (``save_on_main_only=False``) may write a file per rank. Call `save_checkpoint`,
-    `save_and_keep_only` and `delete_checkpoints` on every rank.
+    all ranks (``save_on_main_only=False``) may write a file per rank. Call `clean_up`,
+    `save_checkpoint`, `save_and_keep_only` and `delete_checkpoints` on every rank.
 
-    Leftovers of saves that were killed are removed when the checkpointer is made. A hidden folder
-    that a live process writes into is left alone, so evaluating beside a training run is safe.
+    Making one touches nothing on the disk. Whoever only reads makes it ``read_only``: it may read
+    the folder of a training that is at work, inside `checkpoint_files.while_they_last`, since that
+    training deletes what it no longer needs.
 
     Args:
-        checkpoints_dir: where the checkpoints lie; made if missing.
+        checkpoints_dir: where the checkpoints lie.
         recoverables: name to object, as for SpeechBrain's Checkpointer.
         custom_load_hooks: name to loader, likewise.
         custom_save_hooks: name to saver, likewise.
         allow_partial_load: load what a checkpoint has, and leave the rest.
         architecture: what decides the shape of the model, such as ``{"attention_type":
             "SummaryMixing", "d_model": 256}``. Saved in the meta and compared before loading.
+        read_only: what would write, rename or delete raises RuntimeError.
     """
 
     checkpoints_dir: Path
@@ -71,13 +91,25 @@ class AtomicCheckpointer(Checkpointer):
         custom_save_hooks: Mapping[str, Callable[..., None]] | None = None,
         allow_partial_load: bool = False,
         architecture: Mapping[str, Any] | None = None,
+        read_only: bool = False,
     ) -> None:
+        # SpeechBrain makes the folder here, which is done when there is something to save.
         super().__init__(
-            checkpoints_dir, recoverables, custom_load_hooks, custom_save_hooks, allow_partial_load
+            os.curdir, recoverables, custom_load_hooks, custom_save_hooks, allow_partial_load
         )
+        self.checkpoints_dir = Path(checkpoints_dir)
         self.architecture: dict[str, Any] = dict(architecture or {})
-        if if_main_process():
-            self._remove_leftovers()
+        self.read_only = read_only
+
+    def clean_up(self) -> None:
+        """Clean up after a kill: finish deletions, undo replacements, drop unfinished saves.
+
+        A training calls it when it begins. Folders that a live process writes into stay.
+        """
+        self._check_writable()
+        if if_main_process() and self.checkpoints_dir.is_dir():
+            clean_up(self.checkpoints_dir)
+        ddp_barrier()  # no rank lists the checkpoints before the restored ones are among them
 
     def save_checkpoint(
         self,
@@ -99,12 +131,12 @@ class AtomicCheckpointer(Checkpointer):
 
         Raises:
             TypeError: a meta value is no scalar, list or mapping of scalars.
+            SaveError: it could not be written: the disk is full, say.
         """
+        self._check_writable()
         visible = self.checkpoints_dir
         final = self._custom_checkpoint_dirpath(name) if name else self._new_checkpoint_dirpath()
-        staging = visible / f"{SAVING}{socket.gethostname()}+{os.getpid()}"
-        if if_main_process():
-            shutil.rmtree(staging, ignore_errors=True)  # of a save that failed in this process
+        staging = staging_folder(visible)
         self.checkpoints_dir = staging
         try:
             staged = super().save_checkpoint(
@@ -113,12 +145,19 @@ class AtomicCheckpointer(Checkpointer):
                 name=final.name.removeprefix(f"{CKPT_PREFIX}+"),
                 verbosity=logging.NOTSET,  # its message would name the hidden folder
             )
+            ddp_barrier()  # every rank has written its files
+            if staged is not None:
+                write_sums(staged.path)
+                publish(staged.path, final)
+                logger.log(verbosity, f"Saved a checkpoint in {final}")
+        except (OSError, RuntimeError) as error:
+            told = cannot_write(error, visible)
+            if told is None:
+                raise
+            raise told from None
         finally:
             self.checkpoints_dir = visible
-        ddp_barrier()  # every rank has written its files
-        if staged is not None:
-            self._publish(staged.path, final)
-            logger.log(verbosity, f"Saved a checkpoint in {final}")
+            shutil.rmtree(staging, ignore_errors=True)  # a half one takes space
         ddp_barrier()  # no rank lists the checkpoints before this one is among them
         return None if staged is None else self._construct_checkpoint_objects([final])[0]
 
@@ -172,6 +211,7 @@ class AtomicCheckpointer(Checkpointer):
         Raises:
             ValueError: `num_to_keep` is negative.
         """
+        self._check_writable()
         if num_to_keep < 0:
             raise ValueError(f"num_to_keep must be at least 0, not {num_to_keep}.")
         orders: list[dict[str, Any]] = [{"min_key": key} for key in min_keys or ()]
@@ -185,7 +225,7 @@ class AtomicCheckpointer(Checkpointer):
             ]
             kept = {path for paths in ranked for path in paths[:num_to_keep]}
             for path in sorted({path for paths in ranked for path in paths} - kept):
-                self._delete(path)
+                delete(path)
                 logger.log(verbosity, f"Deleted the checkpoint {path}")
         ddp_barrier()
 
@@ -212,14 +252,28 @@ class AtomicCheckpointer(Checkpointer):
             max_num_checkpoints=max_num_checkpoints,
         )
 
+    def list_checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints, in no order.
+
+        Raises:
+            DamagedCheckpointError: one has no meta file, or one that cannot be read.
+        """
+        while True:
+            folders = self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*")
+            found = [self._read_meta(folder) for folder in folders if folder.is_dir()]
+            if None not in found:
+                return [checkpoint for checkpoint in found if checkpoint is not None]
+
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load all recoverables from a checkpoint.
 
         Raises:
             ArchitectureMismatchError: it was made with another architecture (found before any
                 weight is loaded), or its weights do not fit the model.
+            DamagedCheckpointError: a file is missing, or is not what was saved.
         """
         self.check_architecture(checkpoint)
+        self.verify(checkpoint)
         try:
             super().load_checkpoint(checkpoint)
         except RuntimeError as error:
@@ -254,59 +308,49 @@ class AtomicCheckpointer(Checkpointer):
             f"or {self.otherwise}."
         )
 
-    def _publish(self, staged: Path, final: Path) -> None:
-        """Flush a written checkpoint to the disk and give it its name."""
-        for file in staged.iterdir():
-            sync_to_disk(file)
-        sync_to_disk(staged)
-        replaced = final.with_name(f"{REPLACED}{final.name}")
-        if final.exists():
-            os.rename(final, replaced)
-        os.rename(staged, final)
-        sync_to_disk(final.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-        staged.parent.rmdir()
+    def verify(self, checkpoint: Checkpoint, *names: str) -> None:
+        """Compare the files of recoverables with what was saved.
 
-    def _delete(self, checkpoint: Path) -> None:
-        doomed = checkpoint.with_name(f"{DELETING}{checkpoint.name}")
-        os.rename(checkpoint, doomed)
-        shutil.rmtree(doomed)
+        Args:
+            checkpoint: which.
+            *names: of recoverables; without them, all that this checkpointer has.
 
-    def _remove_leftovers(self) -> None:
-        """Clean up after a kill: finish deletions, undo replacements, drop unfinished saves."""
-        for path in sorted(self.checkpoints_dir.iterdir()):
-            name = path.name
-            visible = path.with_name(name.removeprefix(REPLACED))
-            if name.startswith(f"{REPLACED}{CKPT_PREFIX}+") and not visible.exists():
-                os.rename(path, visible)
-                logger.warning(f"Restored {visible}: the save that should replace it was killed.")
-            elif name.startswith((f"{DELETING}{CKPT_PREFIX}+", f"{REPLACED}{CKPT_PREFIX}+")):
-                shutil.rmtree(path)
-            elif name.startswith(SAVING) and _is_abandoned(path):
-                shutil.rmtree(path)
-                logger.warning(f"Removed {path}: the save that wrote it was killed.")
+        Raises:
+            DamagedCheckpointError: a file is missing, or differs.
+        """
+        verify(checkpoint.path, names or self.recoverables)
 
+    def where_to_go_on(self) -> str:
+        """For a person who has stopped a training: what is there, and how to go on."""
+        newest = self.find_checkpoint()
+        if newest is None:
+            return (
+                "There is no checkpoint yet: the same command starts anew (with "
+                "--ckpt_interval_minutes=15 there are checkpoints within epochs, too)."
+            )
+        minutes = (time.time() - newest.meta["unixtime"]) / 60
+        return (
+            f"The last checkpoint is {newest.path}, {minutes:.0f} minutes old: the same command "
+            "goes on from there."
+        )
 
-def _is_abandoned(staging: Path) -> bool:
-    """Whether nobody writes into this hidden folder any more."""
-    host, _, pid = staging.name.removeprefix(SAVING).rpartition("+")
-    if not pid.isdigit():
-        return False  # not a name of ours
-    if host == socket.gethostname():
-        # This process saves nothing yet, so a folder of its number is of an earlier process.
-        return int(pid) == os.getpid() or not _is_running(int(pid))
-    newest = max(path.stat().st_mtime for path in [staging, *staging.rglob("*")])
-    return time.time() - newest > OTHER_HOST_GRACE
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise RuntimeError(f"The checkpoints in {self.checkpoints_dir} are read only here.")
 
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _read_meta(self, folder: Path) -> Checkpoint | None:
+        """A checkpoint with its meta; None if it is gone by now."""
+        try:
+            (checkpoint,) = self._construct_checkpoint_objects([folder])
+        except FileNotFoundError:
+            if not folder.exists():
+                return None
+            raise DamagedCheckpointError(folder, f"it has no {METAFNAME}") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise DamagedCheckpointError(folder, f"its {METAFNAME} is not readable") from None
+        if not isinstance(checkpoint.meta, dict) or "unixtime" not in checkpoint.meta:
+            raise DamagedCheckpointError(folder, f"its {METAFNAME} is not whole")
+        return checkpoint
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -21,6 +21,7 @@ from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architec
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
+from summarymixing_modules.training.checkpoint_files import while_they_last
 from summarymixing_modules.training.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
@@ -66,8 +67,9 @@ def initialise_from(
             f"--init_from={path}: there is no checkpoint in {path / 'save'} or {path}, nor is it a "
             "bundle. Give the output_folder of a run that has finished an epoch."
         )
-    if checkpoints is not None and _is_same_model(checkpoints, model, architecture):
-        _load_run(checkpoints, modules, architecture, averaged, ranking or {})
+    if checkpoints is not None and while_they_last(
+        lambda: _load_same_model(checkpoints, modules, architecture, averaged, ranking or {})
+    ):
         return
     try:
         _load_encoder(path, model, modules.get("normalize"), features, trust_run)
@@ -75,17 +77,20 @@ def initialise_from(
         raise InputError(f"--init_from={path}: {error} Or give another --init_from.") from None
 
 
-def _load_run(
+def _load_same_model(
     checkpoints: Path,
     modules: Mapping[str, nn.Module],
     architecture: Mapping[str, Any],
     averaged: int,
     ranking: Mapping[str, str],
-) -> None:
+) -> bool:
+    """Loads all of a run of the same model; False if it is of another."""
     source = AtomicCheckpointer(
-        checkpoints, modules, architecture=architecture, allow_partial_load=True
+        checkpoints, modules, architecture=architecture, allow_partial_load=True, read_only=True
     )
     source.otherwise = "another --init_from"
+    if not _is_same_model(source, modules.get("model")):
+        return False
     best = source.find_checkpoints(
         **ranking,  # type: ignore[arg-type]
         ckpt_predicate=is_end_of_epoch,
@@ -96,6 +101,7 @@ def _load_run(
     if len(found) > 1:
         load_average(source, found)
     logger.info(f"Starting from the weights of {found[0].path} (mean of {len(found)})")
+    return True
 
 
 def _load_encoder(
@@ -154,21 +160,19 @@ def _load_normalization(own: InputNormalization, trained: InputNormalization) ->
     load_statistics(own, statistics_of(trained))
 
 
-def _is_same_model(
-    checkpoints: Path, model: nn.Module | None, architecture: Mapping[str, Any]
-) -> bool:
+def _is_same_model(source: AtomicCheckpointer, model: nn.Module | None) -> bool:
     """Whether checkpoints hold a model of the same architecture, names and shapes.
 
     Only models with an encoder are asked: of any other all is loaded, or an error says why not.
     """
     if not isinstance(model, AcousticEncoder):
         return True
-    source = AtomicCheckpointer(checkpoints, architecture=architecture)
     latest = source.find_checkpoint()
     try:
         source.check_architecture(latest)
     except ArchitectureMismatchError:
         return False
+    source.verify(latest, "model")
     weights = torch.load(latest.paramfiles["model"], map_location="meta", weights_only=True)
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     return shapes == {name: tensor.shape for name, tensor in model.state_dict().items()}

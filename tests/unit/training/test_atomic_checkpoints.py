@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpoint, average_checkpoints
 
+from summarymixing_modules.training.checkpoint_files import SaveError
 from summarymixing_modules.training.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
@@ -77,8 +80,9 @@ def test_nothing_is_visible_until_all_is_written(
     monkeypatch.setattr(os, "rename", watch_rename)
     monkeypatch.setattr(os, "fsync", watch_fsync)
     checkpointer.save_checkpoint()
-    # The meta file, the model's file and their folder; then the name, then the folder that has it.
-    assert events == ["written", "flushed", "flushed", "flushed", "renamed", "flushed"]
+    # The files of the meta, the model and the sums, and their folder; then the name, then the
+    # folder that has it.
+    assert events == ["written", *["flushed"] * 4, "renamed", "flushed"]
     assert len(checkpointer.list_checkpoints()) == 1
 
 
@@ -87,12 +91,18 @@ def test_a_save_that_fails_leaves_the_old_ones(tmp_path: Path) -> None:
     first = save(checkpointer)
 
     def full_disk(module: torch.nn.Module, path: Path) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    checkpointer.custom_save_hooks["model"] = full_disk
-    with pytest.raises(OSError, match="no space"):
-        checkpointer.save_checkpoint()
-    assert [c.path for c in checkpointer.list_checkpoints()] == [first.path]
+    def full_for_torch(module: torch.nn.Module, path: Path) -> None:
+        with open("/dev/full", "wb") as stream:
+            torch.save(module.state_dict(), stream)
+
+    told = rf"No space left.*\n*.*{re.escape(first.path.name)} is still there.*make room.*same comm"
+    for hook in (full_disk, full_for_torch):
+        checkpointer.custom_save_hooks["model"] = hook
+        with pytest.raises(SaveError, match=told):
+            checkpointer.save_checkpoint()
+        assert names(tmp_path) == [first.path.name], "what was written of it is removed"
     del checkpointer.custom_save_hooks["model"]
     second = save(checkpointer)
     assert names(tmp_path) == sorted([first.path.name, second.path.name])
@@ -136,7 +146,7 @@ def test_deleting_hides_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         checkpointer.delete_checkpoints(num_to_keep=0)
     assert names(tmp_path) == [f".deleting+{saved.path.name}"]
     assert checkpointer.list_checkpoints() == []
-    make(tmp_path)
+    checkpointer.clean_up()
     assert names(tmp_path) == []
 
 
@@ -158,7 +168,7 @@ def test_deleting_hides_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_cleans_only_dead_saves_of_its_own(tmp_path: Path, name: str, goes: bool) -> None:
     (tmp_path / name / "CKPT+x").mkdir(parents=True)
     (tmp_path / name / "CKPT+x" / "model.ckpt").write_text("half")
-    make(tmp_path)
+    make(tmp_path)[0].clean_up()
     assert (tmp_path / name).exists() != goes
 
 
@@ -166,7 +176,7 @@ def test_cleans_old_saves_of_other_hosts(tmp_path: Path) -> None:
     folder = tmp_path / ".saving+elsewhere+1"
     folder.mkdir()
     os.utime(folder, (1e9, 1e9))
-    make(tmp_path)
+    make(tmp_path)[0].clean_up()
     assert names(tmp_path) == []
 
 
@@ -174,7 +184,7 @@ def test_a_replacement_that_was_killed_is_undone(tmp_path: Path) -> None:
     checkpointer, _ = make(tmp_path)
     saved = save(checkpointer, name="best")
     saved.path.rename(tmp_path / ".replaced+CKPT+best")
-    checkpointer, _ = make(tmp_path)
+    checkpointer.clean_up()
     assert [c.path for c in checkpointer.list_checkpoints()] == [saved.path]
 
 
