@@ -271,7 +271,7 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
         modules,
         hparams=parts.hparams,
         run_opts={**_ON_CPU, "test_only": True},
-        checkpointer=AtomicCheckpointer(folder, modules),
+        checkpointer=AtomicCheckpointer(folder, modules, read_only=True),
     )
     fine_tuned = isinstance(parts.model, FineTunedModel)
     ranking = FineTuningBrain.ranking if fine_tuned else brain.ranking
