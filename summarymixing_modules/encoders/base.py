@@ -96,7 +96,9 @@ class MixerEncoder(nn.Module):
         d_model: features D.
         attention_type: name of the mixer in the layers.
         output_hidden_states: also return the input and the output of every layer.
-        layerdrop_prob: probability of leaving a layer out of a training step.
+        layerdrop_prob: probability of leaving a layer out of a training step (arXiv 1909.11556).
+            Its gradients are zeros then, so that a parameter's momentum and weight decay are those
+            of every step, with one process as with many, and DDP misses none.
         activation_checkpointing: keep of every layer its input only, and compute the rest again in
             the backward pass: less memory, more time.
     """
@@ -158,6 +160,7 @@ class MixerEncoder(nn.Module):
         dropped = self._dropped_layers()
         for index, layer in enumerate(self.layers):
             if index in dropped:
+                output = with_zero_gradients(layer, output)
                 continue
             output, weight = run_layer(
                 layer,
@@ -217,6 +220,17 @@ class MixerEncoder(nn.Module):
             )
             weights.append(weight)
         return self.norm(output), weights
+
+
+def with_zero_gradients(layer: nn.Module, x_BTD: Tensor) -> Tensor:
+    """The same values, which depend on every parameter of a layer with a gradient of zero.
+
+    The layer has nothing to do with the loss, so zero is its gradient; without this it would have
+    none, which DDP takes for a fault, and which optimizers take for another rule. What is added is
+    the sum of no element: it reads no weight, and is zero whatever the weights are.
+    """
+    nothing = torch.cat([parameter.flatten()[:0] for parameter in layer.parameters()])
+    return x_BTD + nothing.sum()
 
 
 def step_mixer(

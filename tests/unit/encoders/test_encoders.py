@@ -111,6 +111,24 @@ def test_hidden_states_and_layerdrop(kind: str) -> None:
     assert 0.8 < sum(kept) / len(kept) < 1.2
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dropped_layer_has_gradients_of_zero(dtype: torch.dtype, checkpointed: bool) -> None:
+    """It changes no value whatever its weights are; DDP finds a gradient for every parameter."""
+    encoder = make("conformer", "SummaryMixing", activation_checkpointing=checkpointed).train()
+    x_BTD = torch.randn(2, 9, D, requires_grad=True)
+    encoder._dropped_layers = lambda: {1}  # type: ignore[method-assign]
+    with torch.no_grad():
+        next(encoder.layers[1].parameters()).fill_(torch.inf)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        want_BTD, got_BTD = encoder.norm(encoder.layers[0](x_BTD)[0]), encoder(x_BTD)[0]
+        loss = got_BTD.square().sum()
+    assert torch.equal(got_BTD, want_BTD) and got_BTD.dtype == want_BTD.dtype
+    loss.backward()
+    assert all(p.grad.count_nonzero() == 0 for p in encoder.layers[1].parameters())
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in encoder.layers[0].parameters())
+
+
 @torch.no_grad()
 def test_causal_conformer_sees_no_future() -> None:
     encoder = make("conformer", "SummaryMixing", causal=True)
