@@ -21,6 +21,7 @@ from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.ops.block_masks import draw_block_masks
+from summarymixing_modules.ops.hidden import HiddenFrames
 from summarymixing_modules.ops.random_projection import random_projection_codes
 
 STRIDE = 4  # feature frames of an encoder frame
@@ -130,27 +131,27 @@ class BestRQModel(AcousticEncoder):
         Args:
             x_BTF: normalised features.
             lengths_B: real frames of each utterance.
-            hidden_BT: which to hide, in whole groups of four; None = drawn.
+            hidden_BT: which to hide, in whole groups of four, best on the CPU; None = drawn.
         """
         x_BTF = _whole_groups(x_BTF, lengths_B)
         if hidden_BT is None:
             hidden_BT = draw_block_masks(
-                lengths_B, x_BTF.shape[1], self.mask_prob, self.mask_length, self.shared_mask
+                lengths_B.cpu(), x_BTF.shape[1], self.mask_prob, self.mask_length, self.shared_mask
             )
-        hidden_BG = hidden_BT[:, ::STRIDE]
-        frames_BGF = x_BTF.unflatten(1, (-1, STRIDE)).flatten(2)
-        codes_MQ = self.quantiser(frames_BGF[hidden_BG])
+        hidden = HiddenFrames.of(hidden_BT[:, ::STRIDE], x_BTF.device)
+        codes_MQ = self.quantiser(hidden.pick(x_BTF.unflatten(1, (-1, STRIDE)).flatten(2)))
         noise_BTF = self.noise_std * torch.randn_like(x_BTF)
+        hidden_BT = hidden_BT.to(x_BTF.device, non_blocking=True)
         x_BTF = torch.where(hidden_BT[..., None], noise_BTF, x_BTF)
         encoded_BGD, _ = self.encode(x_BTF, lengths_B)
-        logits_MQV = self.output(encoded_BGD[hidden_BG]).unflatten(-1, (self.codebooks, -1))
+        logits_MQV = self.output(hidden.pick(encoded_BGD)).unflatten(-1, (self.codebooks, -1))
         losses_M = (
             cross_entropy(logits_MQV.float().flatten(0, 1), codes_MQ.flatten(), reduction="none")
             .unflatten(0, codes_MQ.shape)
             .mean(-1)
         )
-        losses_B, counts_B = _mean_by_row(losses_M, hidden_BG)
-        loss = losses_B.sum() / (counts_B > 0).sum().clamp(min=1)
+        losses_B = hidden.sum(losses_M) / hidden.counts_B.clamp(min=1)
+        loss = losses_B.sum() / (hidden.counts_B > 0).sum().clamp(min=1)
         return BestRQOutput(loss, losses_B, codes_MQ, logits_MQV.argmax(-1) == codes_MQ)
 
 
@@ -158,11 +159,3 @@ def _whole_groups(x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
     """Padding as zeros, and as much of it as makes T a multiple of four."""
     x_BTF = nn.functional.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % STRIDE))
     return x_BTF.masked_fill(lengths_to_padding(lengths_B, x_BTF.shape[1])[..., None], 0.0)
-
-
-def _mean_by_row(values_M: Tensor, mask_BG: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the values at a mask's True entries over each row, and how many there are."""
-    counts_B = mask_BG.sum(1)
-    rows_M = mask_BG.nonzero()[:, 0]
-    sums_B = values_M.new_zeros(len(mask_BG)).index_add(0, rows_M, values_M)
-    return sums_B / counts_B.clamp(min=1), counts_B

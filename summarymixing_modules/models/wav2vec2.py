@@ -24,6 +24,7 @@ from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.frontend import lengths_to_padding
 from summarymixing_modules.models.gumbel_quantiser import GumbelQuantiser, Quantised
 from summarymixing_modules.models.transformer_asr import TransformerASR
+from summarymixing_modules.ops.hidden import HiddenFrames
 from summarymixing_modules.ops.negatives import (
     contrastive_logits,
     distinct_candidates,
@@ -125,21 +126,23 @@ class Wav2Vec2Model(AcousticEncoder):
         Args:
             x_BTF: normalised features.
             lengths_B: real frames of each utterance.
-            hidden_BT: frames of the front end's output to hide; None = drawn.
+            hidden_BT: frames of the front end's output to hide, best on the CPU; None = drawn.
             negatives_BNK: see ``ops.negatives.draw_negatives``; None = drawn.
         """
         y_BTC, lengths_B = self.frontend(x_BTF, lengths_B)
         y_BTC = _scale_gradient(y_BTC, self.frontend_grad_scale)
         if hidden_BT is None:
-            hidden_BT = draw_span_masks(lengths_B, y_BTC.shape[1], self.mask_prob, self.mask_length)
-        counts_B = hidden_BT.sum(1)
+            hidden_BT = draw_span_masks(
+                lengths_B.cpu(), y_BTC.shape[1], self.mask_prob, self.mask_length
+            )
+        hidden = HiddenFrames.of(hidden_BT, y_BTC.device)
         if negatives_BNK is None:
-            negatives_BNK = draw_negatives(counts_B, int(counts_B.max()), self.negatives)
-        quantised = self.quantiser(y_BTC[hidden_BT])
-        predicted_MD = self.project_output(
-            self.encode_hidden(y_BTC, lengths_B, hidden_BT)[hidden_BT]
-        )
-        return self._compare(quantised, predicted_MD, hidden_BT, negatives_BNK)
+            negatives_BNK = draw_negatives(hidden.counts_B, hidden.most, self.negatives)
+        quantised = self.quantiser(hidden.pick(y_BTC))
+        hidden_BT = hidden_BT.to(y_BTC.device, non_blocking=True)
+        encoded_BTD = self.encode_hidden(y_BTC, lengths_B, hidden_BT)
+        predicted_MD = self.project_output(hidden.pick(encoded_BTD))
+        return self._compare(quantised, predicted_MD, hidden, negatives_BNK)
 
     def encode_hidden(self, y_BTC: Tensor, lengths_B: Tensor, hidden_BT: Tensor) -> Tensor:
         """Encoder output (B, T, D) of the front end's output with frames hidden.
@@ -164,32 +167,30 @@ class Wav2Vec2Model(AcousticEncoder):
         self,
         quantised: Quantised,
         predicted_MD: Tensor,
-        hidden_BT: Tensor,
+        hidden: HiddenFrames,
         negatives_BNK: Tensor,
     ) -> Wav2Vec2Output:
         """The loss, from what hidden frames were and what the encoder makes of them."""
-        counts_B = hidden_BT.sum(1)
-        real_BN = ~lengths_to_padding(counts_B, negatives_BNK.shape[1])
-        codes_BN = _by_utterance(self._combination(quantised.codes_MG), real_BN)
-        logits_MK = contrastive_logits(
-            _by_utterance(predicted_MD, real_BN),
-            _by_utterance(self.project_target(quantised.vectors_MD), real_BN),
+        codes_BN = hidden.by_utterance(self._combination(quantised.codes_MG))
+        logits_BNK = contrastive_logits(
+            hidden.by_utterance(predicted_MD),
+            hidden.by_utterance(self.project_target(quantised.vectors_MD)),
             codes_BN,
             negatives_BNK,
             self.logit_temperature,
-        )[real_BN]
+        )
+        logits_MK = hidden.in_a_row(logits_BNK)
         # The target comes first.
         losses_M = cross_entropy(
             logits_MK, logits_MK.new_zeros(len(logits_MK), dtype=torch.long), reduction="none"
         )
-        rows_M = real_BN.nonzero()[:, 0]
-        losses_B = losses_M.new_zeros(len(hidden_BT)).index_add(0, rows_M, losses_M)
+        losses_B = hidden.sum(losses_M)
         diversity = 1 - quantised.perplexity_G.mean() / self.quantiser.codes
-        hidden = len(losses_M)
-        loss = losses_B.sum() + self.diversity_weight * hidden * diversity
+        frames = len(losses_M)
+        loss = losses_B.sum() + self.diversity_weight * frames * diversity
         if self.loss_reduction == "mean":
-            loss = loss / max(hidden, 1)
-        choices_M = distinct_candidates(codes_BN, negatives_BNK)[real_BN]
+            loss = loss / max(frames, 1)
+        choices_M = hidden.in_a_row(distinct_candidates(codes_BN, negatives_BNK))
         correct_M = (logits_MK.argmax(-1) == 0) & (choices_M > 1)
         return Wav2Vec2Output(
             loss, losses_B, diversity, quantised.codes_MG, correct_M, 1 / choices_M
@@ -199,12 +200,6 @@ class Wav2Vec2Model(AcousticEncoder):
         """One number for the codes of all codebooks."""
         weights_G = self.quantiser.codes ** torch.arange(codes_MG.shape[1], device=codes_MG.device)
         return (codes_MG * weights_G).sum(-1)
-
-
-def _by_utterance(values_M: Tensor, real_BN: Tensor) -> Tensor:
-    """Values of the hidden frames of a batch, (M, …), as (B, N, …), zero past an utterance's."""
-    empty = values_M.new_zeros(*real_BN.shape, *values_M.shape[1:])
-    return empty.index_put(real_BN.nonzero(as_tuple=True), values_M)
 
 
 def _scale_gradient(x: Tensor, scale: float) -> Tensor:

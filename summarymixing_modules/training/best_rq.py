@@ -20,34 +20,37 @@ COLLAPSED = 0.9  # share of predictions that are one code, above which a warning
 class CodeMonitor:
     """Accuracy of the predictions and use of the codes over a stage, on all ranks.
 
+    It counts on the device and is read when it is summarised: a CPU does not wait for a GPU.
+
     Args:
         codes: V.
+        device: where the outputs are.
     """
 
-    def __init__(self, codes: int) -> None:
-        self.counts_V = torch.zeros(codes, dtype=torch.float64)
-        self.correct = self.total = 0.0
+    def __init__(self, codes: int, device: str) -> None:
+        self.counts_V = torch.zeros(codes, dtype=torch.float64, device=device)
+        self.correct = torch.zeros(1, dtype=torch.float64, device=device)
 
     def append(self, output: BestRQOutput) -> None:
         """Counts a batch."""
-        codes = output.codes_MQ.flatten().cpu()
-        self.counts_V += torch.bincount(codes, minlength=len(self.counts_V))
-        self.correct += float(output.correct_MQ.sum())
-        self.total += output.correct_MQ.numel()
+        codes = output.codes_MQ.flatten()
+        self.counts_V.index_add_(0, codes, self.counts_V.new_ones(len(codes)))
+        self.correct += output.correct_MQ.sum()
 
-    def summarise(self, device: str) -> dict[str, float]:
+    def summarise(self) -> dict[str, float]:
         """Percentages and counts; call it on every rank.
 
         Returns:
             ``accuracy`` and ``most_frequent``, the share of the commonest code, in percent: a model
             that has learnt anything is above it. ``entropy`` of the codes in bits; ``codes`` used.
         """
-        own = torch.cat([self.counts_V, torch.tensor([self.correct, self.total])])
-        summed = ddp_all_reduce(own.to(device), torch.distributed.ReduceOp.SUM).cpu()
-        counts_V, correct, total = summed[:-2], float(summed[-2]), max(float(summed[-1]), 1.0)
-        share_V = counts_V / counts_V.sum().clamp(min=1)
+        own = torch.cat([self.counts_V, self.correct])
+        summed = ddp_all_reduce(own, torch.distributed.ReduceOp.SUM).cpu()
+        counts_V, correct = summed[:-1], float(summed[-1])
+        total = counts_V.sum().clamp(min=1)
+        share_V = counts_V / total
         return {
-            "accuracy": 100 * correct / total,
+            "accuracy": 100 * correct / float(total),
             "most_frequent": 100 * float(share_V.max()),
             "entropy": float(torch.special.entr(share_V).sum() / torch.log(torch.tensor(2.0))),
             "codes": float((counts_V > 0).sum()),
@@ -65,7 +68,7 @@ class BestRQBrain(PretrainingBrain):
 
     def make_monitor(self) -> CodeMonitor:
         """Counts codes and hits."""
-        return CodeMonitor(self.model.codes)
+        return CodeMonitor(self.model.codes, self.device)
 
     def warn(self, stats: Mapping[str, float]) -> None:
         """Warns when nearly all targets are one code."""

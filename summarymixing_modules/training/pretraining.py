@@ -22,7 +22,7 @@ class Monitor(Protocol):
     def append(self, output: Any) -> None:
         """Counts a batch."""
 
-    def summarise(self, device: str) -> dict[str, float]:
+    def summarise(self) -> dict[str, float]:
         """What was counted, ``accuracy`` in percent among it; call it on every rank."""
 
 
@@ -54,7 +54,7 @@ class PretrainingBrain(FeatureBrain):
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> Any:
         """Hides, encodes and predicts a batch; in evaluations with the same draws every time."""
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         samples_BL, share_B = batch.sig
         features_BTF, lengths_B = self.features(samples_BL, share_B, stage)
         if stage == sb.Stage.TRAIN:
@@ -78,14 +78,14 @@ class PretrainingBrain(FeatureBrain):
     def on_fit_batch_end(self, batch: Any, outputs: Any, loss: Tensor, should_step: bool) -> None:
         """Logs the figures since the last such line, every ``log_interval`` optimizer steps."""
         if should_step and self.optimizer_step % self.log_interval == 0:
-            stats = self.recent.summarise(self.device) | self.training_state()
+            stats = self.recent.summarise() | self.training_state()
             parts = [f"{name} {value:.4g}" for name, value in stats.items()]
             logger.info(f"step {self.optimizer_step}: {', '.join(parts)}")
             self.recent = self.make_monitor()
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Reports the stage, warns of a collapse; after validation closes the epoch."""
-        stats = {"loss": stage_loss, **self.monitor.summarise(self.device)}
+        stats = {"loss": stage_loss, **self.monitor.summarise()}
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats | self.training_state()
             return

@@ -20,25 +20,26 @@ COLLAPSED = 4.0  # perplexity of a codebook below which a warning is due
 class ContrastMonitor:
     """Accuracy of the comparisons and use of the codebooks over a stage, on all ranks.
 
+    It counts on the device and is read when it is summarised: a CPU does not wait for a GPU.
+
     Args:
         codebooks: G.
         codes: V, of each.
+        device: where the outputs are.
     """
 
-    def __init__(self, codebooks: int, codes: int) -> None:
-        self.counts_GV = torch.zeros(codebooks, codes, dtype=torch.float64)
-        self.sums = torch.zeros(4, dtype=torch.float64)  # correct, chance, contrastive loss, frames
+    def __init__(self, codebooks: int, codes: int, device: str) -> None:
+        self.counts_GV = torch.zeros(codebooks, codes, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # correct, chance, loss
 
     def append(self, output: Wav2Vec2Output) -> None:
         """Counts a batch."""
-        codes = self.counts_GV.shape[1]
-        for counts_V, codes_M in zip(self.counts_GV, output.codes_MG.cpu().T, strict=True):
-            counts_V += torch.bincount(codes_M, minlength=codes)
+        for counts_V, codes_M in zip(self.counts_GV, output.codes_MG.T, strict=True):
+            counts_V.index_add_(0, codes_M, counts_V.new_ones(len(codes_M)))
         parts = (output.correct_M, output.chance_M, output.losses_B.detach())
-        sums = torch.stack([part.double().sum() for part in parts]).cpu()
-        self.sums += torch.cat([sums, sums.new_tensor([output.correct_M.numel()])])
+        self.sums += torch.stack([part.double().sum() for part in parts])
 
-    def summarise(self, device: str) -> dict[str, float]:
+    def summarise(self) -> dict[str, float]:
         """Percentages and means; call it on every rank.
 
         Returns:
@@ -47,12 +48,12 @@ class ContrastMonitor:
             that were chosen from each codebook.
         """
         own = torch.cat([self.counts_GV.flatten(), self.sums])
-        summed = ddp_all_reduce(own.to(device), torch.distributed.ReduceOp.SUM).cpu()
-        correct, chance, contrastive, frames = (float(value) for value in summed[-4:])
-        counts_GV = summed[:-4].view_as(self.counts_GV)
-        share_GV = counts_GV / counts_GV.sum(1, keepdim=True).clamp(min=1)
-        perplexity_G = torch.special.entr(share_GV).sum(1).exp().tolist()
-        frames = max(frames, 1.0)
+        summed = ddp_all_reduce(own, torch.distributed.ReduceOp.SUM).cpu()
+        correct, chance, contrastive = (float(value) for value in summed[-3:])
+        counts_GV = summed[:-3].view_as(self.counts_GV)
+        frames_G1 = counts_GV.sum(1, keepdim=True).clamp(min=1)
+        perplexity_G = torch.special.entr(counts_GV / frames_G1).sum(1).exp().tolist()
+        frames = float(frames_G1[0])
         return {
             "accuracy": 100 * correct / frames,
             "chance": 100 * chance / frames,
@@ -74,7 +75,8 @@ class Wav2Vec2Brain(PretrainingBrain):
 
     def make_monitor(self) -> ContrastMonitor:
         """Counts codes, hits and what guessing would hit."""
-        return ContrastMonitor(self.model.quantiser.codebooks, self.model.quantiser.codes)
+        quantiser = self.model.quantiser
+        return ContrastMonitor(quantiser.codebooks, quantiser.codes, self.device)
 
     def warn(self, stats: Mapping[str, float]) -> None:
         """Warns when a codebook has hardly any code left."""

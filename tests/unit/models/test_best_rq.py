@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -118,6 +120,15 @@ def test_learns_to_predict() -> None:
         output.loss.backward()
         optimizer.step()
     assert output.correct_MQ.float().mean() > 0.8
+
+
+def test_nothing_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU waits for no GPU but to draw the mask; on the meta device there is nothing to read."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    hidden_BT = draw_block_masks(LENGTHS, 64, 0.15, 4)
+    output = make().to("meta")(features().to("meta"), LENGTHS.to("meta"), hidden_BT)
+    output.loss.backward()
+    assert len(output.codes_MQ) == hidden_BT.sum() / 4
 
 
 def test_a_block_of_part_of_a_frame_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -102,6 +104,15 @@ def test_the_encoder_does_not_see_what_is_hidden() -> None:
     assert (y_BTC.grad[hidden_BT] == 0).all() and y_BTC.grad.abs().max() > 0
     assert (y_BTC.grad[torch.arange(60) >= FRAMES[:, None]] == 0).all()
     assert model.mask_embedding.grad is not None and model.mask_embedding.grad.abs().max() > 0
+
+
+def test_nothing_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU waits for no GPU but to draw the mask; on the meta device there is nothing to read."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    hidden_BT, _ = draws()
+    output = make().to("meta")(features().to("meta"), LENGTHS.to("meta"), hidden_BT)
+    output.loss.backward()
+    assert len(output.correct_M) == hidden_BT.sum()
 
 
 def test_every_parameter_is_trained() -> None:
