@@ -48,6 +48,11 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
         metavar="CORPUS=FOLDER",
         help="where the data is; `show` names it",
     )
+    add(
+        "--forget-jobs",
+        action="store_true",
+        help="jobs that were submitted have ended, whatever slurm says or does not say",
+    )
     add("--site", metavar="FILE", help="slurm: YAML with partition, account, time, setup, …")
     add("--partition", help="slurm: of the jobs")
     add("--account", help="slurm: of the jobs")

@@ -34,6 +34,7 @@ from summarymixing_modules.tables.runner import run_all, train_here
 from summarymixing_modules.tables.schema import Stage, Table, TableError
 from summarymixing_modules.tables.slurm import (
     Site,
+    after_jobs,
     check_sbatch,
     job_script,
     read_site,
@@ -148,7 +149,8 @@ def _launch(table: Table, arguments: argparse.Namespace) -> Launch:
                 raise TableError(f"--{name} is for --launcher slurm.")
     folders = corpus_folders(table, arguments.data)
     weights = weights_of(table, folders)
-    return Launch(launcher, gpus or 1, nodes, folders, parse_extra(arguments.extra), weights)
+    extra, forget = parse_extra(arguments.extra), arguments.forget_jobs
+    return Launch(launcher, gpus or 1, nodes, folders, extra, weights, forget)
 
 
 def _check_stage_names(launch: Launch, runs: Sequence[Run]) -> None:
@@ -179,7 +181,8 @@ def _print_commands(runs: Sequence[Run], launch: Launch, site: Site) -> None:
 
 def _submission(run: Run, script: str, job: str, needed: Sequence[str]) -> str:
     """Shell that writes a job's script and submits it."""
-    *words, file = map(shlex.quote, sbatch_command(run, [f"@{name}" for name in needed]))
+    options = after_jobs([f"@{name}" for name in needed])
+    *words, file = map(shlex.quote, sbatch_command(run.folder, options))
     words = [word.strip("'").replace("@", "$") for word in words]
     return (
         f"mkdir -p {shlex.quote(str(run.folder))}\ncat > {file} <<'END'\n{script}END\n"

@@ -36,6 +36,7 @@ class Launch:
         extra: flags of the command line; they win over those of the table. ``stage:key`` is for the
             stages of that name alone.
         weights: model among the folders to the hash of its weights.
+        forget_jobs: take jobs that were submitted for ended, without asking slurm.
     """
 
     launcher: str
@@ -44,6 +45,7 @@ class Launch:
     folders: Mapping[str, Path] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    forget_jobs: bool = False
 
     @property
     def processes(self) -> int:

@@ -28,10 +28,10 @@ from summarymixing_modules.tables.record import (
     result_file,
     write_record,
 )
-from summarymixing_modules.tables.slurm_queue import is_queued
+from summarymixing_modules.tables.slurm_queue import NoAnswerError, is_queued, job_number
 from summarymixing_modules.training.run_lock import FolderLock
 
-BLOCKED = "blocked"
+BLOCKED, UNKNOWN = "blocked", "unknown"
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 60  # for a training to end when it is told to
 LAST_LINES = 15
@@ -43,7 +43,8 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        status: ``finished``, ``failed``, ``submitted`` or ``blocked`` (what it needs has failed).
+        status: ``finished``, ``failed``, ``submitted``, ``blocked`` (what it needs has failed) or
+            ``unknown`` (it was submitted, and slurm does not answer).
         detail: more, for people; of a submitted run, slurm's number of the job.
         made_now: False if it was there already.
     """
@@ -123,20 +124,31 @@ def _attempt(
         return Outcome(BLOCKED, f"it needs {', '.join(failed)}")
     with FolderLock(run.folder) as lock:
         if not lock.acquire():
-            return None
+            return _as_job(run, launch)  # which has the lock, too, when it trains
         if is_finished(run, fingerprint(run, launch)):
             return Outcome(FINISHED, made_now=False)
+        if (queued := _as_job(run, launch)) is not None:
+            return queued
         bar.set_description(run.label)
         return start(run, lock, needed, bar.set_postfix_str)
+
+
+def _as_job(run: Run, launch: Launch) -> Outcome | None:
+    """What slurm says about the job of a run; None if it has none, or no longer."""
+    record = read_record(run.folder)
+    if record is None or record.job is None or launch.forget_jobs:
+        return None
+    try:
+        queued = is_queued(record.job)
+    except NoAnswerError as error:
+        return Outcome(UNKNOWN, str(error))
+    return Outcome(SUBMITTED, job_number(record.job), made_now=False) if queued else None
 
 
 def train_here(launch: Launch) -> Start:
     """Runs the command of a run on this machine and waits for it."""
 
     def start(run: Run, lock: FolderLock, needed: Sequence[Outcome], tick: Tick) -> Outcome:
-        before = read_record(run.folder)
-        if before is not None and before.job is not None and is_queued(before.job):
-            return Outcome(SUBMITTED, before.job, made_now=False)
         arguments = command(run, launch)
         record = Record(fingerprint(run, launch), shlex.join(arguments))
         write_record(run.folder, record)

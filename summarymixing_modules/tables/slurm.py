@@ -1,10 +1,11 @@
-"""Runs as slurm jobs that survive the time limit: requeued, and gone on with."""
+"""Runs as slurm jobs that survive the time limit: requeued or submitted again, and gone on with."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,12 +23,11 @@ from summarymixing_modules.tables.record import (
     LOG,
     SUBMITTED,
     Record,
-    read_record,
     write_record,
 )
 from summarymixing_modules.tables.runner import Outcome, Start, Tick
 from summarymixing_modules.tables.schema import TableError
-from summarymixing_modules.tables.slurm_queue import is_queued
+from summarymixing_modules.tables.slurm_queue import job_number
 from summarymixing_modules.training.options import did_you_mean
 from summarymixing_modules.training.run_lock import FolderLock
 
@@ -39,10 +39,11 @@ _SCRIPT = """\
 
 {setup}export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"
 
-# Shortly before the time limit: back into the queue. A training goes on from its last checkpoint.
+# Shortly before the time limit: back into the queue, or, where the cluster does not allow that,
+# a new job. A training goes on from its last checkpoint.
 again() {{
-    echo "the time of job $SLURM_JOB_ID is nearly up: requeued"
-    scontrol requeue "$SLURM_JOB_ID"
+    echo "the time of job $SLURM_JOB_ID is nearly up"
+    scontrol requeue "$SLURM_JOB_ID" || {resubmit}
 }}
 trap again USR1
 
@@ -52,10 +53,13 @@ wait $!{then}
 _RENDEZVOUS = """\
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
-srun --kill-on-bad-exit=1 {torchrun} \\
+{srun} --kill-on-bad-exit=1 {torchrun} \\
     --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node={gpus} \\
     --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$head:$port" \\
     {training}"""
+
+#: Since slurm 22.05 a step has one core unless it asks for more, whatever the job has.
+_SRUN = 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK"'
 
 
 @dataclass(frozen=True)
@@ -108,14 +112,15 @@ def job_script(run: Run, launch: Launch, site: Site) -> str:
     """The script of a run for sbatch."""
     launch = launch.of(run.stage)
     words, start = command(run, launch), starter(launch)
-    text = f"srun {shlex.join(words)}"
+    text = f"{_SRUN} {shlex.join(words)}"
     if len(start) > 1:
         parts = {"torchrun": shlex.join(start), "training": shlex.join(words[len(start) :])}
-        text = _RENDEZVOUS.format(**parts, gpus=launch.gpus)
+        text = _RENDEZVOUS.format(**parts, srun=_SRUN, gpus=launch.gpus)
     done = shlex.quote(str(run.folder / BENCH_DONE))
     return _SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in _directives(run, launch, site)),
         setup="".join(f"{line}\n" for line in site.setup),
+        resubmit=shlex.join([sys.executable, "-m", f"{__package__}.resubmit", str(run.folder)]),
         start=text,
         then=f" && touch {done}" if run.stage.recipe is None else "",
     )
@@ -125,7 +130,7 @@ def _directives(run: Run, launch: Launch, site: Site) -> list[str]:
     named = {name: getattr(site, name) for name in ("partition", "account", "time")}
     return [
         f"--job-name={run.row}:{run.stage.name}",
-        f"--output={run.folder / LOG}",
+        f"--output={_as_pattern(run.folder / LOG)}",
         "--open-mode=append",
         f"--nodes={launch.nodes}",
         "--ntasks-per-node=1",
@@ -138,10 +143,32 @@ def _directives(run: Run, launch: Launch, site: Site) -> list[str]:
     ]
 
 
-def sbatch_command(run: Run, jobs: Sequence[str]) -> list[str]:
-    """The command that submits a run after the jobs that it needs."""
-    after = [f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"] if jobs else []
-    return ["sbatch", "--parsable", *after, str(run.folder / JOB_SCRIPT)]
+def _as_pattern(path: Path) -> str:
+    """A path as sbatch reads one in an option of a script: ``%`` and spaces mean themselves."""
+    return shlex.quote(str(path).replace("%", "%%"))
+
+
+def after_jobs(jobs: Sequence[str]) -> list[str]:
+    """The options of sbatch that let a job wait for others to end well."""
+    return [f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"] if jobs else []
+
+
+def sbatch_command(folder: Path, options: Sequence[str]) -> list[str]:
+    """The command that submits the job script in the folder of a run."""
+    return ["sbatch", "--parsable", *options, str(folder / JOB_SCRIPT)]
+
+
+def sbatch(folder: Path, options: Sequence[str]) -> str:
+    """Submits the job script in the folder of a run; returns ``number`` or ``number;cluster``.
+
+    Raises:
+        TableError: sbatch refuses; says why.
+    """
+    arguments = sbatch_command(folder, options)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise TableError(f"{shlex.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def check_sbatch() -> None:
@@ -161,19 +188,12 @@ def submit(launch: Launch, site: Site) -> Start:
     """Hands runs to slurm, each after the jobs of what it needs."""
 
     def start(run: Run, lock: FolderLock, needed: Sequence[Outcome], tick: Tick) -> Outcome:
-        record = read_record(run.folder)
-        if record is not None and record.job is not None and is_queued(record.job):
-            return Outcome(SUBMITTED, record.job, made_now=False)
         script = job_script(run, launch, site)
         write_atomically(run.folder / JOB_SCRIPT, script)
         jobs = [outcome.detail for outcome in needed if outcome.status == SUBMITTED]
-        arguments = sbatch_command(run, jobs)
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise TableError(f"{shlex.join(arguments)} failed: {done.stderr.strip()}")
-        job = done.stdout.strip().split(";")[0]  # number;cluster
-        command_text = shlex.join(arguments)
-        write_record(run.folder, Record(fingerprint(run, launch), command_text, SUBMITTED, job=job))
-        return Outcome(SUBMITTED, job)
+        job = sbatch(run.folder, after_jobs(jobs))
+        text = shlex.join(sbatch_command(run.folder, after_jobs(jobs)))
+        write_record(run.folder, Record(fingerprint(run, launch), text, SUBMITTED, job=job))
+        return Outcome(SUBMITTED, job_number(job))
 
     return start

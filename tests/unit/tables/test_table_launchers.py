@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from summarymixing_modules.cli import main
+from summarymixing_modules.tables import slurm_queue
 from summarymixing_modules.tables.record import read_record
+from summarymixing_modules.training.run_lock import FolderLock
 
 MORE = ["--rows", "more"]
 
@@ -91,7 +96,8 @@ def test_what_is_for_one_process_gets_one(
     assert "torch.distributed" not in out and "grad_accumulation" not in out
     out = dry(fake_table, capsys, *MORE, "--launcher", "slurm", "--gpus", "8", "--nodes", "2")
     assert "--gpus-per-node=1\n" in out and "--nodes=1\n" in out
-    assert f"\nsrun {sys.executable} {fake_table.parent}/fake/train.py " in out
+    srun = 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK"'
+    assert f"\n{srun} {sys.executable} {fake_table.parent}/fake/train.py " in out
 
 
 def test_slurm_scripts(fake_table: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +120,8 @@ def test_slurm_scripts(fake_table: Path, capsys: pytest.CaptureFixture[str]) -> 
         "#SBATCH --mem=100G",
         "module load cuda",
         "trap again USR1",
-        '    scontrol requeue "$SLURM_JOB_ID"',
-        f"srun --kill-on-bad-exit=1 {sys.executable} -m torch.distributed.run \\",
+        'srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 '
+        f"{sys.executable} -m torch.distributed.run \\",
         '    --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node=8 \\',
         '    --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$head:$port" \\',
         "wait $!",
@@ -132,17 +138,31 @@ def test_slurm_scripts(fake_table: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with sbatch and squeue that only take notes; jobs in ``queued`` are queued."""
+    """A folder with commands that answer in slurm's words; jobs in ``queued`` are queued.
+
+    A file ``NAME.down`` makes the command NAME fail, with the words in it.
+    """
     folder = tmp_path / "cluster"
     folder.mkdir()
-    sbatch = 'echo "$@" >> "$0.calls"; [ -e "$0.full" ] && { echo no room >&2; exit 1; }; '
-    sbatch += 'echo "$((100 + $(wc -l < "$0.calls")));here"'
-    squeue = 'grep -x "$3" "$(dirname "$0")/queued" > /dev/null && echo RUNNING'
-    for name, script in {"sbatch": sbatch, "squeue": squeue}.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    down = 'echo "$@" >> "$0.calls"; [ -e "$0.down" ] && { cat "$0.down" >&2; exit 1; }\n'
+    commands = {
+        "sbatch": 'echo "$((100 + $(wc -l < "$0.calls")));here"',
+        "squeue": """\
+[ "$4" = --clusters=here ] && echo "CLUSTER: here"
+case "$(cat "$(dirname "$0")/queued")" in
+    *"${2#--jobs=} gone"*) ;;
+    *"${2#--jobs=}"*) echo RUNNING;;
+    *) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1;;
+esac""",
+        "scontrol": "true",
+        "srun": 'shift; "$@"',
+    }
+    for name, script in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{down}{script}\n")
         (folder / name).chmod(0o755)
     (folder / "queued").write_text("")
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(slurm_queue, "PAUSE_SECONDS", 0.0)
     return folder
 
 
@@ -159,15 +179,15 @@ def test_jobs_are_submitted_once_and_after_what_they_need(
         f"{results}/good/train/job.sh",
     ]
     record = read_record(results / "good/train")
-    assert record is not None and (record.status, record.job) == ("submitted", "102")
+    assert record is not None and (record.status, record.job) == ("submitted", "102;here")
     (cluster / "queued").write_text("101\n102\n")
     assert main(command) == 0
     assert "good · train: submitted before: 102" in capsys.readouterr().out
     # With one process its batches would be others.
     assert main(arguments(fake_table, "--rows", "good")) == 1
     assert "processes: 2, now 1" in capsys.readouterr().err
-    # 101 has finished, 102 is lost.
-    (cluster / "queued").write_text("")
+    # 101 has finished, 102 is lost: it is in slurm's memory still, but not in its queue.
+    (cluster / "queued").write_text("102 gone")
     (results / "shared/words/result.json").write_text("{}")
     assert main(command) == 0
     assert (cluster / "sbatch.calls").read_text().splitlines()[2:] == [
@@ -185,10 +205,91 @@ def test_what_is_in_the_queue_is_not_trained_here(
     assert not (fake_table.parent / "results/fakes/more/train/steps").exists()
 
 
+@pytest.mark.parametrize("launcher", [["slurm", "--gpus=4"], ["local"]])
+def test_no_answer_is_not_an_ended_job(
+    launcher: list[str], fake_table: Path, cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is submitted or trained twice because slurm's controller is down."""
+    more = arguments(fake_table, *MORE)
+    assert main([*more, "--launcher", "slurm", "--gpus=4"]) == 0
+    down = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    (cluster / "squeue.down").write_text(down)
+    assert main([*more, "--launcher", *launcher]) == 1
+    out = capsys.readouterr().out
+    assert "more · train: unknown: slurm does not tell whether job 101;here is still there" in out
+    assert down in out and "--forget-jobs" in out
+    assert len((cluster / "squeue.calls").read_text().splitlines()) == slurm_queue.ATTEMPTS
+    (cluster / "squeue").unlink()
+    assert main([*more, "--launcher", *launcher]) == 1
+    assert "squeue is not on PATH" in capsys.readouterr().out
+    assert len((cluster / "sbatch.calls").read_text().splitlines()) == 1
+    assert not (fake_table.parent / "results/fakes/more/train/steps").exists()
+    assert main([*more, "--launcher", *launcher, "--forget-jobs"]) == 0
+
+
+def test_a_job_that_trains_holds_the_folder(
+    fake_table: Path, cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is reported at once, not waited for."""
+    command = arguments(fake_table, *MORE, "--launcher", "slurm", "--gpus=4")
+    assert main(command) == 0
+    (cluster / "queued").write_text("101")
+    with FolderLock(fake_table.parent / "results/fakes/more/train") as lock:
+        assert lock.acquire()
+        assert main(command) == 0
+    assert "more · train: submitted before: 101" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("requeue", ["allowed", "missing", "refused, and sbatch, too"])
+def test_at_the_time_limit_a_job_comes_again(
+    requeue: str, fake_table: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script, run by bash, in a folder with spaces: requeued, or submitted as another job."""
+    results = fake_table.parent / "my results, 100%"
+    given = arguments(fake_table, *MORE, "--launcher", "slurm", "--gpus=1", "--results")
+    assert main([*given, str(results), "--", "--grad_accumulation_factor=1", "--pace=0.3"]) == 0
+    folder = results / "fakes/more/train"
+    script = folder / "job.sh"
+    options = [
+        word
+        for line in script.read_text().splitlines()
+        if line.startswith("#SBATCH ")
+        for word in shlex.split(line.removeprefix("#SBATCH "), comments=True)
+    ]
+    assert f"--output={folder}/table_run.log".replace("%", "%%") in options
+    if requeue.startswith("refused"):
+        (cluster / "scontrol.down").write_text("Requested operation is presently disabled")
+    if requeue.endswith("too"):
+        (cluster / "sbatch.down").write_text("Access/permission denied")
+    if requeue == "missing":
+        (cluster / "scontrol").unlink()
+    monkeypatch.setenv("SLURM_JOB_ID", "101")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    job = subprocess.Popen(
+        ["bash", script], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    while not (folder / "steps").exists():  # it trains
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)
+    said, _ = job.communicate(timeout=120)
+    assert "is nearly up" in said
+    assert (cluster / "srun.calls").read_text().startswith("--cpus-per-task=6 ")
+    record = read_record(folder)
+    assert record is not None
+    again = {"allowed": "101;here", "refused, and sbatch, too": "101;here"}
+    assert record.job == again.get(requeue, "102;here")
+    calls = (cluster / "sbatch.calls").read_text().splitlines()[1:]
+    wanted = [f"--parsable --dependency=afterany:101 {script}"]
+    assert calls == ([] if requeue == "allowed" else wanted)
+    if requeue.endswith("too"):
+        assert "failed: Access/permission denied" in said
+
+
 def test_what_slurm_refuses_is_told(
     fake_table: Path, cluster: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (cluster / "sbatch.full").touch()
+    (cluster / "sbatch.down").write_text("no room")
     assert main(arguments(fake_table, "--rows", "good", "--launcher", "slurm", "--gpus", "2")) == 1
     assert "failed: no room" in capsys.readouterr().err
     site = fake_table.parent / "site.yaml"
