@@ -18,7 +18,7 @@ from summarymixing_modules.training.config import run
 def main(argv: Sequence[str]) -> None:
     """Draws the weights of every run found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folders", nargs="+", help="output folders of train.py or run_all.py")
+    parser.add_argument("folders", nargs="+", help="output folders of train.py, or of a table")
     parser.add_argument("--output_folder", default="layer_weights", help="where pictures go")
     arguments = parser.parse_args(argv)
     for path in write_layer_weights(find_probes(arguments.folders), arguments.output_folder):

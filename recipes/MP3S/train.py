@@ -17,22 +17,22 @@ from typing import Any
 from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.logger import get_logger
 
-from summarymixing_modules.bundles.speech_encoder import frozen_encoder
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.iemocap import FOLDS
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.probe import Probe
-from summarymixing_modules.training.asr_data import ASRData
-from summarymixing_modules.training.classification_data import ClassificationData
-from summarymixing_modules.training.config import Recipe, load_recipe, run
-from summarymixing_modules.training.probing import ProbingBrain, unchanged
-from summarymixing_modules.training.probing_tasks import (
+from summarymixing_modules.probing.brains import ProbingBrain, unchanged
+from summarymixing_modules.probing.encoder import frozen_encoder
+from summarymixing_modules.probing.probe import Probe
+from summarymixing_modules.probing.tasks import (
     PROBING_RECIPE_KEYS,
     ProbingTask,
     evaluate_probe,
     find_task,
     number_of_outputs,
 )
+from summarymixing_modules.training.asr_data import ASRData
+from summarymixing_modules.training.classification_data import ClassificationData
+from summarymixing_modules.training.config import Recipe, load_recipe, run
 
 logger = get_logger(__name__)
 

@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 
-from summarymixing_modules.bundles.speech_encoder import frozen_encoder
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.probe import FrozenEncoder
+from summarymixing_modules.probing.encoder import FrozenEncoder, frozen_encoder
 from summarymixing_modules.probing.layer_data import TRAIN_SET, Corpora, Settings
 from summarymixing_modules.probing.layer_figures import plot_layers
 from summarymixing_modules.probing.layer_tasks import TASKS

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from summarymixing_modules.data.batching import collate, make_batch_sampler
-from summarymixing_modules.models.probe import FrozenEncoder
+from summarymixing_modules.probing.encoder import FrozenEncoder
 from summarymixing_modules.probing.heads import mean_over_time
 from summarymixing_modules.probing.layer_data import TRAIN_SET, Corpora, Corpus
 

@@ -7,11 +7,8 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
-import soundfile
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing import layer_probes
@@ -21,31 +18,21 @@ from summarymixing_modules.probing.states import ProbedEncoder
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"for_layer_probes_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-main = load(ROOT / "recipes" / "MP3S" / "layer_probes.py").main
-_mp3s = load(Path(__file__).with_name("test_mp3s.py"))
-encoder = _mp3s.encoder  # a fixture: a pre-training of one step
+spec = importlib.util.spec_from_file_location(
+    "layer_probes_script", ROOT / "recipes" / "MP3S" / "layer_probes.py"
+)
+assert spec is not None and spec.loader is not None
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+main = script.main
 SMALL = ["--content_epochs=2", "--prep_workers=1"]
 
 
 @pytest.fixture(scope="session")
-def corpora(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpora(corpus: Path, iemocap: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny corpora: noise as IEMOCAP, and the demo corpus, spread over four speakers."""
     root = tmp_path_factory.mktemp("layer_probes")
-    draw = np.random.default_rng(0)
-
-    def audio(path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, 0.1 * draw.standard_normal(16000).astype(np.float32), 16000)
-
-    _mp3s._write_iemocap(root / "IEMOCAP_full_release", audio)
+    (root / iemocap.name).symlink_to(iemocap)
     tree = corpus / "LibriSpeech"
     (root / "LibriSpeech").mkdir()
     (root / "LibriSpeech" / "test-clean").symlink_to(tree / "test-clean")

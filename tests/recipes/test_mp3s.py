@@ -1,30 +1,25 @@
-"""The probing recipe: every YAML on tiny corpora, folds, resuming, a frozen encoder, run_all."""
+"""The probing recipe: every YAML on tiny corpora, folds, resuming, a frozen encoder, the table."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.bundles import export_bundle
-from summarymixing_modules.bundles.speech_encoder import frozen_encoder
+from summarymixing_modules.cli import main
 from summarymixing_modules.data.common_voice import RELEASE
-from summarymixing_modules.data.iemocap import SPEAKERS
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.probing_table import COLUMNS
+from summarymixing_modules.probing.encoder import frozen_encoder
+from summarymixing_modules.tables.read import load_table
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "MP3S"
-HPARAMS = RECIPE / "hparams"
+HPARAMS = ROOT / "recipes" / "MP3S" / "hparams"
 YAMLS = sorted(HPARAMS.glob("*.yaml"))
-PRETRAINING = ROOT / "recipes" / "LibriSpeech" / "SSL" / "BEST-RQ"
 RunRecipe = Callable[..., dict[str, Any]]
 
 HEADS = {
@@ -37,31 +32,12 @@ HEADS = {
 SMALL = ["--num_workers=0", "--prep_workers=1", "--number_of_epochs=1", "--num_buckets=2"]
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"mp3s_{path.stem}_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def encoder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a pre-training of one step."""
-    folder = tmp_path_factory.mktemp("encoder")
-    options = ["--num_encoder_layers=2", "--d_model=16", "--nhead=2", "--d_ffn=32"]
-    options += ["--cnn_channels=[4, 4]", "--codes=32", "--num_workers=0", "--training_steps=1"]
-    options += ["--num_buckets=2", "--device=cpu", "--noprogressbar", "--avoid_if_shorter_than=0.5"]
-    argv = [str(PRETRAINING / "hparams" / "small.yaml"), f"--data_folder={corpus}"]
-    load(PRETRAINING / "train.py").main([*argv, f"--output_folder={folder / 'run'}", *options])
-    return export_bundle(folder / "run", folder / "bundle")
-
-
-@pytest.fixture(scope="session")
-def corpora(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpora(corpus: Path, iemocap: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every corpus in its layout: speech of the demo corpus, two seconds of noise."""
     root = tmp_path_factory.mktemp("corpora")
     (root / "LibriSpeech").symlink_to(corpus / "LibriSpeech")
+    (root / iemocap.name).symlink_to(iemocap)
     draw = np.random.default_rng(0)
 
     def audio(path: Path, **options: str) -> None:
@@ -70,7 +46,6 @@ def corpora(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(path, samples, 16000, **options)
 
     _write_common_voice(root / RELEASE, audio)
-    _write_iemocap(root / "IEMOCAP_full_release", audio)
     _write_slurp(root / "SLURP", audio)
     _write_voxceleb(root / "voxceleb1", audio)
     return root
@@ -86,19 +61,6 @@ def _write_common_voice(root: Path, audio: Callable[..., None]) -> None:
                 audio(root / language / "clips" / name, format="MP3")
                 lines.append(f"{index:032d}\t{name}\t{pangram if index == 0 else 'a b'}")
             (root / language / f"{split}.tsv").write_text("\n".join(lines) + "\n")
-
-
-def _write_iemocap(root: Path, audio: Callable[..., None]) -> None:
-    for speaker in SPEAKERS:
-        session, dialog = root / f"Session{int(speaker[3:5])}", f"{speaker}_impro01"
-        lines = []
-        for index, emotion in enumerate(("neu", "exc", "sad", "ang")):
-            turn = f"{dialog}_{speaker[-1]}{index:03d}"
-            lines.append(f"[{index}.0 - {index}.9]\t{turn}\t{emotion}\t[2.5, 2.5, 2.5]")
-            audio(session / "sentences" / "wav" / dialog / f"{turn}.wav")
-        folder = session / "dialog" / "EmoEvaluation"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{dialog}.txt").write_text("\n".join(lines) + "\n")
 
 
 def _write_slurp(root: Path, audio: Callable[..., None]) -> None:
@@ -152,7 +114,11 @@ def run_probe(encoder: Path, corpora: Path, run_recipe: RunRecipe, tmp_path: Pat
 
 
 def test_the_table_lists_every_yaml() -> None:
-    assert sorted(COLUMNS) == [path.stem for path in YAMLS]
+    rows = load_table("mp3s").rows
+    assert sorted(row.name for row in rows) == [path.stem for path in YAMLS]
+    for row in rows:
+        (stage,), (column,) = row.stages, row.published
+        assert stage.recipe == HPARAMS / f"{row.name}.yaml" and stage.name == column.lower()
 
 
 @pytest.mark.parametrize("name", [path.stem for path in YAMLS])
@@ -201,7 +167,7 @@ def test_another_encoder_is_refused_in_the_same_folder(
     run_probe: RunRecipe, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_probe("slurp_scenario_linear")
-    module = "summarymixing_modules.models.probe.FrozenEncoder.digest"
+    module = "summarymixing_modules.probing.encoder.FrozenEncoder.digest"
     monkeypatch.setattr(module, lambda _: "another")
     with pytest.raises(InputError, match="encoder_digest.*another --output_folder"):
         run_probe("slurp_scenario_linear")
@@ -226,26 +192,18 @@ def test_bad_flags_are_told(
         run_probe(name, *options, "--debug")
 
 
-def test_run_all_goes_on_after_a_failure_and_keeps_what_is_done(
-    encoder: Path, corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_all = load(RECIPE / "run_all.py")
-    broken = tmp_path / "corpora"
-    broken.mkdir()
-    (broken / "SLURP").symlink_to(corpora / "SLURP")
-    given = [f"--encoder={encoder}", f"--corpora={broken}", f"--output_folder={tmp_path / 'out'}"]
-    more = ["--", *SMALL, "--device=cpu"]
-    names = ["cv_welsh_linear", "slurp_scenario_linear"]
-    assert run_all.main([*given, "--tasks", *names, *more]) == 1
-    said = capsys.readouterr()
-    assert "| SLURP scenarios | Linear |" in said.out and "failed: cv_welsh_linear" in said.err
-    assert "found no cy/train.tsv" in said.err
-    table = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert [cell["name"] for cell in table["cells"]] == names
-    result = tmp_path / "out" / names[1] / "result.json"
-    written = result.stat().st_mtime_ns
-    assert run_all.main([*given, "--tasks", names[1], *more]) == 0
-    assert result.stat().st_mtime_ns == written
+def test_the_table_of_an_encoder(encoder: Path, corpora: Path, tmp_path: Path) -> None:
+    """One of its rows; what the table does with many, other tests show on rows of no cost."""
+    given = ["mp3s", "--rows", "slurp_scenario_linear", "--results", str(tmp_path), "--data"]
+    given += [f"encoder={encoder}", f"slurp={corpora}", "--", *SMALL, "--device=cpu"]
+    assert main(["tables", "run", *given]) == 0
+    result = json.loads(
+        (tmp_path / "mp3s/slurp_scenario_linear/accuracy/result.json").read_text(encoding="utf-8")
+    )
+    assert result["encoder"] == str(encoder)
+    assert main(["tables", "report", "mp3s", "--results", str(tmp_path)]) == 0
+    report = (tmp_path / "mp3s" / "report.md").read_text(encoding="utf-8")
+    assert f"| slurp_scenario_linear |  |  | {result['score']:.4g} (56.9) |" in report
 
 
 def test_every_trial_is_scored(run_probe: RunRecipe, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from summarymixing_modules.bundles.speech_encoder import frozen_encoder, is_huggingface
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.huggingface import HuggingFaceEncoder
+from summarymixing_modules.probing.encoder import frozen_encoder, is_huggingface
 
 
 def test_folders_of_hugging_face_are_told_from_bundles(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
-from summarymixing_modules.models.probe import FrozenEncoder, Probe, WeightedSum
+from summarymixing_modules.probing.encoder import FrozenEncoder
 from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
     LinearCTCHead,
@@ -18,6 +18,7 @@ from summarymixing_modules.probing.heads import (
     PooledRecurrentHead,
     RecurrentCTCHead,
 )
+from summarymixing_modules.probing.probe import Probe, WeightedSum
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
 
 D, K = 6, 5

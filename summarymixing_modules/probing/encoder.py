@@ -1,21 +1,23 @@
-"""Probes: what the frozen representations of a pre-trained encoder hold (MP3S, arXiv 2308.14456).
+"""Encoders to be probed: from whatever folder they are in, and frozen for good.
 
-A probe learns a weight for every layer and a head on the weighted sum; the encoder stays as it is.
-
-Shape suffixes: B batch, T frames, D features, L samples, N layers.
+Shape suffixes: B batch, L samples.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
+from summarymixing_modules.models.huggingface import HuggingFaceEncoder
 
 
 class SpeechEncoder(Protocol):
@@ -79,56 +81,43 @@ class FrozenEncoder(nn.Module):
         return total.hexdigest()[:16]
 
 
-class WeightedSum(nn.Module):
-    """Softmax-weighted sum of hidden states; weights begin at 0, so as a mean (SUPERB, MP3S).
+def frozen_encoder(
+    path: str | os.PathLike[str], sample_rate: int = 16000, trust_run: bool = False
+) -> FrozenEncoder:
+    """A pre-trained encoder that nothing changes any more.
 
     Args:
-        num_states: N.
+        path: folder of a bundle or output folder of a run of this project, or a local folder with
+            a speech encoder of Hugging Face's transformers. Nothing is downloaded.
+        sample_rate: of the audio that it will get, Hz.
+        trust_run: it may be a run, whose hyperparams.yaml is run as code.
+
+    Raises:
+        InputError: no such folder, another sample rate, or see `SSLEncoder.from_path` and
+            `HuggingFaceEncoder`.
     """
-
-    def __init__(self, num_states: int) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.zeros(num_states))
-
-    def forward(self, states: Sequence[Tensor]) -> Tensor:
-        """Σ_n softmax(w)_n · h_n as (B, T, D).
-
-        Args:
-            states: N tensors (B, T, D).
-
-        Raises:
-            InputError: another number of states.
-        """
-        if len(states) != len(self.weights):
-            raise InputError(
-                f"there are {len(states)} hidden states and {len(self.weights)} layer weights: "
-                "this probe belongs to an encoder with another number of layers."
-            )
-        shares_N = self.weights.softmax(dim=0)
-        # One state at a time: stacked, they would take the memory of all of them again.
-        total_BTD = shares_N[0] * states[0]
-        for share, state_BTD in zip(shares_N[1:], states[1:], strict=True):
-            total_BTD = total_BTD + share * state_BTD
-        return total_BTD
-
-    def shares(self) -> list[float]:
-        """The softmax of the weights: what each layer contributes; they sum up to 1."""
-        return self.weights.detach().softmax(dim=0).tolist()
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(
+            f"--encoder={path}: no such folder. Give a bundle (summarymixing export), the output "
+            "folder of a pre-training, or a local folder with a model of Hugging Face."
+        )
+    if is_huggingface(folder):
+        encoder = FrozenEncoder(HuggingFaceEncoder(folder))
+    else:
+        encoder = FrozenEncoder(SSLEncoder.from_path(folder, trust_run).freeze())
+    if encoder.sample_rate != sample_rate:
+        raise InputError(
+            f"--encoder={path} was trained on audio at {encoder.sample_rate} Hz, and gets "
+            f"--sample_rate={sample_rate}: probe it with audio of its own rate."
+        )
+    return encoder
 
 
-class Probe(nn.Module):
-    """A weighted sum and a head, both learnt.
-
-    Args:
-        num_states: N hidden states.
-        head: (x_BTD, lengths_B in frames) → its output.
-    """
-
-    def __init__(self, num_states: int, head: nn.Module) -> None:
-        super().__init__()
-        self.weighted_sum = WeightedSum(num_states)
-        self.head = head
-
-    def forward(self, hidden: HiddenStates) -> Tensor:
-        """The head's output for what the encoder made of a batch."""
-        return self.head(self.weighted_sum(hidden.states), hidden.lengths_B)
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder holds a model of transformers: its config.json names a model type."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config

@@ -9,6 +9,19 @@ from typing import Any
 from torch import nn
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.probing.brains import (
+    ClassProbingBrain,
+    CTCProbingBrain,
+    ProbingBrain,
+    VerificationBrain,
+)
+from summarymixing_modules.probing.data import (
+    VerificationData,
+    load_common_voice,
+    load_iemocap,
+    load_slurp_scenarios,
+    load_voxceleb,
+)
 from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
     LinearCTCHead,
@@ -20,19 +33,6 @@ from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, Speak
 from summarymixing_modules.training.asr_data import AUDIO_KEYS, ASRData, AudioData, load_librispeech
 from summarymixing_modules.training.classification_data import ClassificationData
 from summarymixing_modules.training.options import ConfigError, did_you_mean
-from summarymixing_modules.training.probing import (
-    ClassProbingBrain,
-    CTCProbingBrain,
-    ProbingBrain,
-)
-from summarymixing_modules.training.probing_data import (
-    VerificationData,
-    load_common_voice,
-    load_iemocap,
-    load_slurp_scenarios,
-    load_voxceleb,
-)
-from summarymixing_modules.training.verification import VerificationBrain
 
 #: (input_size, outputs, **head_options) → a head
 HeadBuilder = Callable[..., nn.Module]

@@ -14,6 +14,7 @@ from summarymixing_modules.data.labels import Labels
 from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.voxceleb import TASK as SPEAKER
 from summarymixing_modules.data.voxceleb import Trial, prepare_voxceleb, read_trials
+from summarymixing_modules.probing.verification import collate_crops
 from summarymixing_modules.training.asr_data import (
     ASRData,
     AudioData,
@@ -26,7 +27,6 @@ from summarymixing_modules.training.classification_data import (
     build_labelled,
     slurp_manifests,
 )
-from summarymixing_modules.training.verification import collate_crops
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.data.voxceleb import Trial
-from summarymixing_modules.training.verification import collate_crops, error_rates
+from summarymixing_modules.probing.verification import collate_crops, error_rates
 
 
 def trials(same: int, different: int) -> list[Trial]:

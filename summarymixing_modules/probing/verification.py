@@ -1,0 +1,62 @@
+"""Speaker verification: crops of recordings, and error rates of scored trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.metric_stats import EER, minDCF
+from torch import Tensor
+
+from summarymixing_modules.data.batching import EmptyBatch, collate
+from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.voxceleb import Trial
+
+
+def collate_crops(examples: list[dict[str, Any]], samples: int) -> PaddedBatch | EmptyBatch:
+    """As `collate`, with a random crop of every recording; short ones stay whole, padded.
+
+    Args:
+        examples: of a dataset.
+        samples: length of a crop.
+    """
+    return collate([{**example, "sig": _crop(example["sig"], samples)} for example in examples])
+
+
+def _crop(sig: Tensor | None, samples: int) -> Tensor | None:
+    if sig is None or len(sig) <= samples:
+        return sig
+    start = int(torch.randint(len(sig) - samples + 1, ()))
+    return sig[start : start + samples]
+
+
+def error_rates(trials: Sequence[Trial], scores: Sequence[float]) -> tuple[float, float]:
+    """The equal error rate in percent, and the minimal detection cost.
+
+    Args:
+        trials: what is true.
+        scores: of the trials; higher = more likely one speaker.
+
+    Raises:
+        ManifestError: there are no trials of one speaker, or none of two.
+    """
+    pairs = list(zip(trials, scores, strict=True))
+    same = torch.tensor([score for trial, score in pairs if trial.same])
+    different = torch.tensor([score for trial, score in pairs if not trial.same])
+    if not len(same) or not len(different):
+        raise ManifestError(
+            f"{len(same)} trials of one speaker and {len(different)} of two can be scored: both "
+            "kinds are needed for an equal error rate"
+        )
+    return 100 * EER(same, different)[0], float(minDCF(same, different)[0])
+
+
+def write_scores(file: Path, trials: Sequence[Trial], scores: Sequence[float]) -> None:
+    """Write a line for each trial: 1 for one speaker or 0, the two utterances, the score."""
+    pairs = zip(trials, scores, strict=True)
+    lines = [f"{int(t.same)} {t.one} {t.other} {score:.6f}\n" for t, score in pairs]
+    write_atomically(file, "".join(lines))
