@@ -22,6 +22,7 @@ from summarymixing_modules.training.features import FeatureBrain
 MELS = 10
 FEATURES = {"mel": Fbank(n_fft=400, n_mels=MELS), "waveform": Waveform()}
 SPEC_AUGMENT = SpecAugment(2, 5, 9, 1, 1, 3)
+SEED = 5  # its warp is one of several frames
 
 
 def make_brain(features: str = "mel", **augmentation: Any) -> FeatureBrain:
@@ -66,9 +67,9 @@ def test_augmented_features_do_not_depend_on_longer_utterances(speed: int, lengt
     """Same draws: same speed, masks, fill and warp, to the last frame; 1e-5 of features near 1."""
     brain = make_brain(wav_augment=SpeedPerturbation([speed]), fea_augment=SPEC_AUGMENT)
     own_1L, beside_2L = alone_and_beside(length)
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     alone_BTF, (frames,) = brain.features(own_1L, torch.ones(1), sb.Stage.TRAIN)
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     share_B = torch.tensor([1 / 3, 1.0])
     beside_BTF, (beside_frames, _) = brain.features(beside_2L, share_B, sb.Stage.TRAIN)
     assert frames == beside_frames == alone_BTF.shape[1]
@@ -94,7 +95,7 @@ def test_a_training_step_does_not_depend_on_longer_utterances() -> None:
     model = CTCModel(ConvFrontEnd1d(MELS, (16, 16), dropout=0.0), encoder, 6).train()
 
     def gradients(samples_BL: Tensor, share_B: Tensor) -> list[Tensor]:
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         features_BTF, lengths_B = brain.features(samples_BL, share_B, sb.Stage.TRAIN)
         log_probs_BTV, frames_B = model(features_BTF, lengths_B)
         targets, log_probs_T1V = torch.tensor([[1, 2, 2, 5]]), log_probs_BTV[:1].transpose(0, 1)
