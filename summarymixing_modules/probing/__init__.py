@@ -3,6 +3,7 @@
 MP3S (arXiv 2308.14456) trains a `probe` on a frozen `encoder`: layer weights and one of the `heads`
 or `speaker_heads`, for each of the `tasks`, on their `data`.
 
-Layer probes ask every layer by itself, without tuning: `layer_probes` gives the `states` of encoders
-for the corpora of `layer_data` to the `linear_probes` of `layer_tasks`; `layer_figures` draws them.
+Layer probes ask every layer by itself, without tuning: `layer_probes` gives the `states` that
+encoders make of the corpora of `layer_data` to the `linear_probes` of `layer_tasks`;
+`layer_figures` draws them.
 """
