@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from summarymixing_modules.ops.batch_norm import batch_norm, naive_batch_norm
 
@@ -71,3 +72,9 @@ def test_bf16_keeps_its_type_and_float32_statistics() -> None:
     assert y_BTD.dtype == torch.bfloat16
     torch.testing.assert_close(running[0], x_BTD.float().mean(dim=(0, 1)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(y_BTD.float().std(dim=(0, 1)), torch.ones(D), rtol=0.02, atol=0)
+
+
+def test_no_value_is_waited_for() -> None:
+    """Fake tensors have no values: reading one, which on a GPU means waiting, is an error."""
+    with FakeTensorMode():
+        results(batch_norm, torch.ones(2, 7, D), torch.zeros(2, 7).bool(), torch.float32)
