@@ -27,6 +27,13 @@ from summarymixing_modules.training.initialisation import initialise_from
 from summarymixing_modules.training.memory import peak_memory_mb
 from summarymixing_modules.training.report import write_report
 from summarymixing_modules.training.resume import EpochSeeder, RandomState
+from summarymixing_modules.training.schedules import ConfiguredRates
+from summarymixing_modules.training.settings import (
+    SETTINGS,
+    RunSettings,
+    describe,
+    refuse_fewer,
+)
 from summarymixing_modules.training.statistics import MovingStatistics
 from summarymixing_modules.training.steps import SCHEDULER_KEYS, SafeStepBrain
 
@@ -61,6 +68,7 @@ class SafeBrain(SafeStepBrain):
             "init_from",  # run or bundle whose weights to start from; null for none
             "log_interval",  # optimizer steps between two lines of the log; 10 × curve_interval
             "output_folder",
+            "run_settings",  # of load_recipe; compared with the checkpoint's
             "sample_rate",  # Hz, of the audio `batch.sig`
             "seed",
             "train_logger",
@@ -96,6 +104,7 @@ class SafeBrain(SafeStepBrain):
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         self.averaged_checkpoints = 0
         self.random_state = RandomState()
+        self.settings: RunSettings | None = getattr(self.hparams, "run_settings", None)
         self._given_sampler: Any = None
         if checkpointer is not None:
             self._prepare_checkpointer(checkpointer)
@@ -209,6 +218,8 @@ class SafeBrain(SafeStepBrain):
 
     def _epochs_to_do(self, epoch_counter: Iterable[int]) -> Iterator[int]:
         """The epochs, none after the limit of optimizer steps (a finished run that is resumed)."""
+        refuse_fewer("optimizer steps", self.optimizer_step_limit, self.optimizer_step)
+        refuse_fewer("epochs", getattr(epoch_counter, "limit", None), len(self.history.epochs))
         epochs = iter(epoch_counter)
         while self.optimizer_step_limit is None or self.optimizer_step < self.optimizer_step_limit:
             epoch = next(epochs, None)
@@ -228,7 +239,10 @@ class SafeBrain(SafeStepBrain):
         if self.checkpointer is not None:
             self.checkpointer.clean_up()
         self._initialise()
-        super().on_fit_start()
+        self._compile()
+        self._wrap_distributed()
+        self.init_optimizers()
+        self._resume()
         self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
 
     def _initialise(self) -> None:
@@ -245,7 +259,22 @@ class SafeBrain(SafeStepBrain):
             self.ranking,
             getattr(self.hparams, "compute_features", None),
             getattr(self.hparams, "trust_run", False),
+            getattr(self, "tokenizer", None),
         )
+
+    def _resume(self) -> None:
+        """Load the last checkpoint; with changed settings, take up their schedule at its step."""
+        if self.checkpointer is None:
+            return
+        configured = ConfiguredRates(self.checkpointer.recoverables)
+        self.checkpointer.recover_if_possible()
+        if self.settings is None or not self.settings.changes:
+            return
+        configured.restore(self.checkpointer.recoverables, self.optimizer_step)
+        changes = describe(self.settings.changes)
+        self.history.changes.append({"step": self.optimizer_step, "settings": changes})
+        listed = "; ".join(map(str, self.settings.changes))
+        logger.warning(f"Going on at step {self.optimizer_step} with other settings: {listed}")
 
     def _start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -298,7 +327,8 @@ class SafeBrain(SafeStepBrain):
     # ---- checkpoints ----------------------------------------------------------------------------
 
     def _progress(self) -> dict[str, Any]:
-        return {"brain": self, "history": self.history, "random_state": self.random_state}
+        parts = {"brain": self, "history": self.history, "random_state": self.random_state}
+        return parts if self.settings is None else {**parts, SETTINGS: self.settings}
 
     def _prepare_checkpointer(self, checkpointer: AtomicCheckpointer) -> None:
         checkpointer.architecture = checkpointer.architecture or self.architecture()

@@ -123,7 +123,7 @@ def cannot_write(error: Exception, folder: Path) -> SaveError | None:
         reason = "torch could not write the whole of a file"  # it does not tell why
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free / 2**20
-    if not isinstance(error, OSError) or is_disk_full(error):
+    if not isinstance(error, OSError) or error.errno in _FULL:
         remedy = f"make room ({free:.0f} MB are free)"
     before = sorted(path.name for path in folder.glob(f"{CKPT_PREFIX}+*"))
     kept = f"{', '.join(before)} is still there" if before else "there was none before"
@@ -131,11 +131,6 @@ def cannot_write(error: Exception, folder: Path) -> SaveError | None:
         f"No checkpoint could be written into {folder}: {reason}. Nothing is lost: {kept}. Please "
         f"{remedy}, and give the same command again."
     )
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether a file could not be written for lack of space or quota."""
-    return error.errno in _FULL
 
 
 def _digest(file: Path) -> str:

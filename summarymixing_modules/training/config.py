@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,29 @@ from typing import Any
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.core import DEFAULT_LOG_CONFIG
-from speechbrain.utils.distributed import (
-    ddp_init_group,
-    if_main_process,
-    is_distributed_initialized,
-)
+from speechbrain.utils.distributed import ddp_init_group
 from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import options_by_mixer
+from summarymixing_modules.training.consistency import check_machine, check_together, values_of
+from summarymixing_modules.training.flag_help import HELP, describe_flags
 from summarymixing_modules.training.options import (
+    RESUME_WITH_CHANGES,
     RUN_OPTIONS,
     ConfigError,
-    read_overrides,
+    overrides_in,
+    read_flags,
     refuse_foreign_mixer_options,
-    with_numbers,
+    run_options,
+    take_switch,
 )
+from summarymixing_modules.training.process import leave_process_group, run
+from summarymixing_modules.training.run_folder import ResolvedRecipe, begin_run
+from summarymixing_modules.training.run_lock import FolderLock
+from summarymixing_modules.training.values import check_values, checked_flags
 from summarymixing_modules.training.yaml_checks import check_yaml, read_recipe
+from summarymixing_modules.training.yaml_objects import check_objects
 
 __all__ = ["ConfigError", "Recipe", "leave_process_group", "load_recipe", "run"]
 
@@ -44,28 +48,38 @@ class Recipe:
         run_opts: SpeechBrain's run options, for the Brain.
         overrides: the YAML keys given on the command line and their values as text.
         hparams_file: the YAML file, as given.
+        lock: keeps other processes out of the output folder while the recipe exists.
     """
 
     hparams: dict[str, Any]
     run_opts: RunOptions
     overrides: dict[str, str]
     hparams_file: Path
+    lock: FolderLock | None = None
 
 
-def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
-    """Read a recipe's YAML file and command line, join the DDP group, make the output folder.
+def load_recipe(
+    argv: Sequence[str], known_keys: Collection[str], free_keys: Collection[str] = ()
+) -> Recipe:
+    """Read a recipe's YAML file and command line, join the DDP group, take the output folder.
 
     The YAML file comes first: ``train.py hparams/x.yaml --data_folder=/data --device=cpu``. All
     checks are made before anything is built or written.
 
     A file that starts with ``base: x.yaml`` is a variant of the recipe x.yaml: it holds nothing but
     keys of x.yaml with other values, and ``known_keys`` that x.yaml lacks. The command line wins
-    over both.
+    over both. A run's own ``hyperparams.yaml`` is run again as it is, without flags for its keys.
+
+    One process, or the ranks of one torchrun, may work in an output folder. A run that has
+    checkpoints is gone on with: if what decides its result has changed, that is refused without
+    ``--resume_with_changes=True``; see `training.settings`.
 
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).
         known_keys: the top-level keys of the YAML file that code reads by name: those of train.py
             and the Brain's ``known_keys``. SpeechBrain's run options are known anyway.
+        free_keys: those that decide nothing, besides ``settings.FREE_KEYS``: they may differ when
+            a run is gone on with.
 
     Returns:
         The recipe, its objects built.
@@ -74,75 +88,68 @@ def load_recipe(argv: Sequence[str], known_keys: Collection[str]) -> Recipe:
         ConfigError: no such file, an unknown, repeated or incomplete option, a missing value, or a
             key that nothing reads; in a variant, a key that its base does not have; an option of
             another mixer than ``attention_type``. Names it, the file and the nearest names.
+        InputError: the output folder is in use, cannot be written in, or holds a run with other
+            settings.
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         raise ConfigError("Give the recipe's YAML file first: train.py hparams/x.yaml --key=value")
     if argv[0] in ("-h", "--help"):
         sb.parse_arguments(list(argv))  # prints the run options and exits
-    source = read_recipe(Path(argv[0]), known_keys)
-    overrides = read_overrides(argv[1:], {**source.tree, **source.changes})
+    arguments, changes_meant = take_switch(argv, RESUME_WITH_CHANGES)
+    source = read_recipe(Path(arguments[0]), known_keys)
+    if HELP & set(arguments):
+        print(describe_flags(source))
+        sys.exit()
+    flags = checked_flags(read_flags(arguments[1:], {**source.tree, **source.changes}), source)
+    overrides = overrides_in(flags)
+    check_objects(source)
     check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})
-    _, run_opts, override_text = sb.parse_arguments(list(argv))
-    override_text = source.overrides(override_text)
-    run_opts = with_numbers(run_opts)
+    run_opts = run_options(arguments[0], flags)
     _check_backend(run_opts)
+    resolved = ResolvedRecipe(source, overrides)
+    _check_settings(resolved, run_opts)
     ddp_init_group(run_opts)
-    with source.written_in.open(encoding="utf-8") as stream:
-        # Keys that the file lacks have been checked: they are additions of a variant.
-        hparams = load_hyperpyyaml(stream, override_text, overrides_must_match=False)
-    if "attention_type" in hparams:
-        refuse_foreign_mixer_options(overrides, hparams["attention_type"], options_by_mixer())
-    _make_output_folder(hparams, source.written_in, override_text, run_opts)
-    return Recipe(hparams, run_opts, overrides, source.file)
+    hparams = _build(resolved)
+    lock = begin_run(resolved, hparams, run_opts, {*known_keys}, {*free_keys}, changes_meant)
+    return Recipe(hparams, run_opts, resolved.flags, source.file, lock)
 
 
-def run(main: Callable[[Sequence[str]], object]) -> None:
-    """The last line of a train.py: an error that a person can mend ends it with one sentence.
+def _check_settings(recipe: ResolvedRecipe, run_opts: RunOptions) -> None:
+    """Check the values of a recipe, each by its kind and then together."""
+    check_values(recipe.tree, recipe.source, recipe.flags)
+    given = {name: run_opts[name] for name in run_opts.overridden_args}
+    values = values_of(recipe.tree, given)
+    if "attention_type" in values:
+        mixer = values["attention_type"]
+        refuse_foreign_mixer_options(recipe.flags, mixer, options_by_mixer())
+    check_together(values, recipe.flags)
+    check_machine(values)
 
-    Args:
-        main: the recipe; gets the command line without the script's name.
-    """
+
+def _build(recipe: ResolvedRecipe) -> dict[str, Any]:
+    """The objects of a recipe; what a class says against its arguments is told in a sentence."""
     try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    finally:
-        leave_process_group()
-
-
-def leave_process_group() -> None:
-    """Leave the DDP group, if there is one."""
-    if is_distributed_initialized():
-        torch.distributed.destroy_process_group()
+        return dict(load_hyperpyyaml(recipe.text))
+    except InputError:
+        raise
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(f"{recipe.source.file} cannot be built so: {error}") from error
 
 
 def _check_backend(run_opts: RunOptions) -> None:
-    local_rank = os.environ.get("LOCAL_RANK")
-    needs_gpus = local_rank is not None and run_opts.distributed_backend == "nccl"
-    if needs_gpus and int(local_rank or 0) >= torch.cuda.device_count():
+    """Refuse what the processes of torchrun cannot share; all of them come to the same answer."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", int(os.environ["LOCAL_RANK"]) + 1))
+    gpus = torch.cuda.device_count()
+    if run_opts.distributed_backend == "nccl" and processes > gpus:
         raise ConfigError(
-            f"torchrun started process {local_rank} of this machine, which has "
-            f"{torch.cuda.device_count()} GPUs. Start as many processes as GPUs, or, to train on "
-            "the CPU, add --distributed_backend=gloo --device=cpu."
+            f"torchrun started {processes} processes on this machine, which has {gpus} GPUs. Start "
+            "as many processes as GPUs, or, to train on the CPU, add --distributed_backend=gloo "
+            "--device=cpu."
         )
-
-
-def _make_output_folder(
-    hparams: dict[str, Any], file: Path, override_text: str, run_opts: RunOptions
-) -> None:
-    """Make the experiment's folder with the resolved YAML file, the log and the script."""
-    if "output_folder" not in hparams:
-        raise ConfigError(f"{file} has no output_folder: where should the results go?")
-    folder = Path(hparams["output_folder"])
-    sb.create_experiment_directory(
-        folder,
-        hyperparams_to_save=file,
-        overrides=override_text,
-        log_config=run_opts.log_config or DEFAULT_LOG_CONFIG,
-    )
-    if if_main_process():
-        # SpeechBrain copies the file that calls it, this one; the user's script is worth more.
-        (folder / Path(__file__).name).unlink(missing_ok=True)
-        script = Path(sys.argv[0])
-        if script.is_file():
-            shutil.copy(script, folder)
+    if processes > 1 and (run_opts.device or "").startswith("cuda"):
+        raise ConfigError(
+            f"--device={run_opts.device} would put all processes of torchrun on one GPU: leave it "
+            "out, and every process takes its own."
+        )

@@ -58,6 +58,7 @@ class TrainHistory:
             that an earlier version of this package made.
         epochs: what each epoch's end reported, in order.
         totals: sums over the whole run; see `TOTALS`.
+        changes: where the run went on with other settings: the step, and what differed.
         last_step: number of the last optimizer step.
 
     Args:
@@ -82,6 +83,7 @@ class TrainHistory:
         self.per_step: dict[str, list[float]] = {name: [] for name in PER_STEP}
         self.epochs: list[dict[str, Any]] = []
         self.totals = dict.fromkeys(TOTALS, 0.0)
+        self.changes: list[dict[str, Any]] = []
         self.last_step = 0
         self._losses: list[float] = []  # since the last point
         self._at_point = dict(self.totals)  # when the last point was made
@@ -179,6 +181,7 @@ class TrainHistory:
             "at_point": self._at_point,
             "epochs": self.epochs,
             "totals": self.totals,
+            "changes": self.changes,
             "last_step": self.last_step,
             "losses": self._losses,
         }
@@ -195,5 +198,6 @@ class TrainHistory:
         unknown = {name: [math.nan] * len(self.curves["step"]) for name in PER_STEP}
         self.per_step = unknown | state.get("per_step", {})
         self._at_point = dict(self.totals) | state.get("at_point", {})
+        self.changes = state.get("changes", [])
         self.last_step = state["last_step"]
         self._losses = state["losses"]

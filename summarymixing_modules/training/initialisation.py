@@ -11,13 +11,20 @@ import torch
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.logger import get_logger
-from torch import nn
+from torch import Tensor, nn
 
 from summarymixing_modules.bundles.assemble import check_tensors
 from summarymixing_modules.bundles.features import load_statistics, statistics_of
-from summarymixing_modules.bundles.kinds import describe_encoder, encoder_weights
-from summarymixing_modules.bundles.manifest import is_bundle
+from summarymixing_modules.bundles.kinds import (
+    RECOGNISER,
+    describe_encoder,
+    encoder_weights,
+    kind_of,
+)
+from summarymixing_modules.bundles.load import load_bundle
+from summarymixing_modules.bundles.manifest import CONFIG, BundleFiles, is_bundle
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architecture
+from summarymixing_modules.data.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
@@ -38,12 +45,14 @@ def initialise_from(
     ranking: Mapping[str, str] | None = None,
     features: Any = None,
     trust_run: bool = False,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Loads trained weights into modules: of a run of the same model all, else the encoder's.
+    """Loads trained weights into modules: of the same model all, else the encoder's.
 
     The rest of the other run (schedule, optimizer, position) is left behind. The encoder comes from
     a bundle, or from the best checkpoints of a run of another task; what is not in it keeps the
-    weights that were drawn for it. Statistics of the features come along.
+    weights that were drawn for it. Statistics of the features come along. All comes from a run of
+    the same model, and from a bundle of the same model with the same tokens.
 
     Args:
         path: ``output_folder`` of a run, finished or not, its folder of checkpoints, or a bundle.
@@ -54,6 +63,7 @@ def initialise_from(
         features: samples → features of this recipe; a warning tells that the encoder heard others.
         trust_run: a run of another task may be loaded, whose hyperparams.yaml is run as code.
             (Nothing is run of one of the same model: its checkpoints are read as plain tensors.)
+        tokenizer: of this recipe, if it has one.
 
     Raises:
         InputError: neither a run nor a bundle there, a run of another task that is not trusted,
@@ -72,7 +82,7 @@ def initialise_from(
     ):
         return
     try:
-        _load_encoder(path, model, modules.get("normalize"), features, trust_run)
+        _load_encoder(path, model, modules.get("normalize"), features, trust_run, tokenizer)
     except InputError as error:
         raise InputError(f"--init_from={path}: {error} Or give another --init_from.") from None
 
@@ -110,8 +120,9 @@ def _load_encoder(
     normalize: nn.Module | None,
     features: Any,
     trust_run: bool,
+    tokenizer: Tokenizer | None,
 ) -> None:
-    """Loads front end, encoder and the statistics of features into a model of another task."""
+    """Loads front end, encoder and the statistics of features, and all else that fits."""
     if not isinstance(model, AcousticEncoder):
         raise InputError(f"this recipe's {type(model).__name__} has no encoder of speech to load.")
     source = SSLEncoder.from_path(path, trust_run)
@@ -121,9 +132,32 @@ def _load_encoder(
     check_tensors(encoder_weights(describe_encoder(model), own), trained)
     if isinstance(normalize, InputNormalization):
         _load_normalization(normalize, source.normalize)
+    trained |= _same_recogniser(path, own, tokenizer)
     model.load_state_dict(trained, strict=False)
     new = ", ".join(_parts_without(trained, own)) or "nothing"
     logger.info(f"Starting from the encoder of {path}; drawn anew: {new}")
+
+
+def _same_recogniser(
+    path: Path, own: Mapping[str, Tensor], tokenizer: Tokenizer | None
+) -> dict[str, Tensor]:
+    """The weights of a bundle of the same model with the same tokens; none of any other."""
+    if tokenizer is None or not is_bundle(path):
+        return {}
+    if kind_of(BundleFiles(path).read_json(CONFIG)) != RECOGNISER:
+        return {}
+    bundle = load_bundle(path)
+    weights = bundle.model.state_dict()
+    if _shapes(weights) != _shapes(own):
+        return {}
+    if bundle.tokenizer.pieces() != tokenizer.pieces():
+        logger.warning(f"The tokens of {path} are others than this recipe's: its encoder is taken.")
+        return {}
+    return weights
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _parts_without(trained: Iterable[str], own: Iterable[str]) -> list[str]:
@@ -174,8 +208,7 @@ def _is_same_model(source: AtomicCheckpointer, model: nn.Module | None) -> bool:
         return False
     source.verify(latest, "model")
     weights = torch.load(latest.paramfiles["model"], map_location="meta", weights_only=True)
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
-    return shapes == {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return _shapes(weights) == _shapes(model.state_dict())
 
 
 def _checkpoints_of(run: Path) -> Path | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_names
@@ -118,8 +117,6 @@ def list_of(kind: Kind, example: str, least: int = 0) -> Kind:
     """Lists of a kind, with ``least`` entries or more; the example shows how to write one."""
 
     def read(value: Any) -> list[Any]:
-        if isinstance(value, str) and value.startswith("(") and value.endswith(")"):
-            value = YAML(typ="safe").load(f"[{value[1:-1]}]")  # a tuple, as HyperPyYAML reads it
         if isinstance(value, str | int | float):
             raise NotOfKind(f" Write [{value}].")
         if not isinstance(value, list) or len(value) < least:

@@ -97,6 +97,7 @@ def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
         "skipped_steps": int(history.totals["skipped_steps"]),
         "fp16_overflow_steps": int(history.totals["overflow_steps"]),
         "averaged_checkpoints": brain.averaged_checkpoints,
+        "resumed_with_changes": history.changes,
         "train_seconds": history.train_seconds,
         "total_seconds": history.totals["total_seconds"],
         "seconds": {p: history.totals[f"{p}_seconds"] for p in ("data", "compute", "optimizer")},

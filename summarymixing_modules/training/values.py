@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from summarymixing_modules.training.keys import KINDS
 from summarymixing_modules.training.kinds import Kind, NotOfKind, optional
-from summarymixing_modules.training.options import FLAGS, ConfigError
+from summarymixing_modules.training.options import FLAGS, ConfigError, as_yaml
 from summarymixing_modules.training.yaml_checks import (
     INCLUDE,
     RecipeFile,
@@ -54,7 +54,7 @@ def _checked_flag(key: str, text: str, kind: Kind | None) -> str:
     if kind is not None and kind.literal and not tag_of(_parsed(key, text, quietly=True)):
         value: Any = None if text in _NULL else text
     else:
-        value = _parsed(key, text)
+        value = _tuple_as_list(_parsed(key, text))
     if kind is None or tag_of(value):  # of a tag, such as !name:, check_values sees what it gives
         return text
     try:
@@ -69,7 +69,7 @@ def _checked_flag(key: str, text: str, kind: Kind | None) -> str:
 def _parsed(key: str, text: str, quietly: bool = False) -> Any:
     """A flag's value as YAML; None if it is none and nobody wants to know."""
     try:
-        return YAML().load(text)
+        return YAML().load(as_yaml({key: text}))[key]
     except YAMLError as error:
         if quietly:
             return None
@@ -108,12 +108,21 @@ def _problem(value: Any, kind: Kind | None) -> str | None:
     if kind is None:
         return None
     hint = ""
+    value = value if kind.literal else _tuple_as_list(value)
     try:
         if _same(kind.read(value), value):
             return None
     except NotOfKind as error:
         hint = str(error)
     return f"is {'null' if value is None else value}, but must be {kind.allowed}.{hint}"
+
+
+def _tuple_as_list(value: Any) -> Any:
+    """``(16, 8)``, a tuple for HyperPyYAML and after its first use for ruamel.yaml, as a list."""
+    text = value.value if tag_of(value) == "!tuple" else value
+    if isinstance(text, str) and text.startswith("(") and text.endswith(")"):
+        return YAML(typ="safe").load(f"[{text[1:-1]}]")
+    return value
 
 
 def _same(one: Any, other: Any) -> bool:

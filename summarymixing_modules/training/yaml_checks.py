@@ -18,14 +18,16 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from summarymixing_modules.training.options import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
-_INCLUDE = "!include:"
+INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
 _BASE = "base"
-_FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a variant may change
+GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
+FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a variant may change
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,11 @@ def read_recipe(file: Path, known_keys: Collection[str] = ()) -> RecipeFile:
     tree = parse_yaml(file)
     if _BASE not in tree:
         return RecipeFile(file, file, tree, {})
-    changes = {key: value for key, value in tree.items() if key != _BASE}
-    if not isinstance(tree[_BASE], str):
-        raise ConfigError(f"'{_BASE}' of {file} must name a YAML file, not {tree[_BASE]}.")
-    base = file.parent / tree[_BASE]
+    changes = tree
+    named = changes.pop(_BASE)
+    if not isinstance(named, str):
+        raise ConfigError(f"'{_BASE}' of {file} must name a YAML file, not {named}.")
+    base = file.parent / named
     tree = parse_yaml(base)
     if _BASE in tree:
         raise ConfigError(
@@ -87,9 +90,9 @@ def read_recipe(file: Path, known_keys: Collection[str] = ()) -> RecipeFile:
         if key not in tree and key not in known_keys:
             hint = did_you_mean(key, tree)
             raise ConfigError(f"{file} changes '{key}', a key that {base} does not have.{hint}")
-        if _tag(tree.get(key)) not in _FLAT_TAGS:
+        if tag_of(tree.get(key)) not in FLAT_TAGS:
             raise ConfigError(
-                f"{file} changes '{key}', but in {base} that is a block ({_tag(tree[key])}), of "
+                f"{file} changes '{key}', but in {base} that is a block ({tag_of(tree[key])}), of "
                 "which a variant cannot replace parts: change the plain values that it refers to."
             )
     return RecipeFile(file, base, tree, changes)
@@ -99,8 +102,8 @@ def parse_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file with its tags, building nothing.
 
     Raises:
-        ConfigError: there is no such file (names those beside it), it is no valid YAML (a key
-            twice, say), or it does not hold keys.
+        ConfigError: there is no such file (names those beside it), it is no text, it is no valid
+            YAML (a key twice, say; names the line), or it does not hold keys.
     """
     if not file.is_file():
         beside = sorted(path.name for path in file.parent.glob("*.yaml"))
@@ -108,11 +111,41 @@ def parse_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no YAML file {file}.{there}{did_you_mean(file.name, beside)}")
     try:
         tree = YAML().load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ReaderError) as error:
+        raise ConfigError(f"{file} is no text, and so no YAML file ({error.reason}).") from None
     except YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}," if mark else ""
+        raise ConfigError(f"{file}{line} is not valid YAML: {yaml_problem(error)}.") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file} holds no `key: value` lines.")
     return tree
+
+
+def yaml_problem(error: YAMLError) -> str:
+    """What the parser complains about, without its places and its advice."""
+    said = [getattr(error, part, None) for part in ("context", "problem")]
+    return ", ".join(part for part in said if part) or str(error)
+
+
+def place(file: Path, parent: Any, key: Any) -> str:
+    """Where an entry of a mapping or list stands: ``file, line N,``; the file where it is new."""
+    lines = getattr(getattr(parent, "lc", None), "data", None) or {}
+    return f"{file}, line {lines[key][0] + 1}," if key in lines else str(file)
+
+
+def is_record(file: Path) -> bool:
+    """Whether a file is what a run leaves as its ``hyperparams.yaml``, all references resolved."""
+    with file.open(encoding="utf-8") as stream:
+        return file.name == "hyperparams.yaml" and stream.readline().startswith(GENERATED)
+
+
+def readers_of(recipe: RecipeFile, key: str) -> set[str]:
+    """The top-level keys whose values refer to a key."""
+    entries = {**recipe.tree, **recipe.changes}.items()
+    return {
+        name for name, node in entries if any(key in _REFERENCE.findall(t) for t in _texts(node))
+    }
 
 
 def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Collection[str]) -> None:
@@ -127,6 +160,8 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
         ConfigError: names the key, the file and the remedy.
     """
     file, tree = recipe.written_in, recipe.tree
+    if is_record(file):
+        return  # checked when the run began; nothing in it refers to anything now
     for key, value in {**tree, **recipe.changes}.items():
         if key not in overrides:
             _refuse_placeholders(recipe.file if key in recipe.changes else file, key, value)
@@ -139,15 +174,17 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
                 f"Nothing reads the key '{key}' of {file}: no <{key}> refers to it, and the "
                 f"recipe's code does not know it. Remove it or mend its name.{hint}"
             )
-    for key, node in _includes(tree):
+    for key, node in includes_of(tree):
         _check_include(file, key, node)
 
 
-def _tag(node: Any) -> str:
+def tag_of(node: Any) -> str:
+    """The tag of a node, such as ``!ref``; empty without one."""
     return getattr(getattr(node, "tag", None), "value", None) or ""
 
 
-def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+def children_of(node: Any) -> Iterator[tuple[Any, Any]]:
+    """What a mapping or a list holds, with keys or positions."""
     if isinstance(node, Mapping):
         yield from node.items()
     elif isinstance(node, list):
@@ -159,28 +196,29 @@ def _texts(node: Any) -> Iterator[str]:
     value = getattr(node, "value", node)
     if isinstance(value, str):
         yield value
-    for _, child in _children(node):
+    for _, child in children_of(node):
         yield from _texts(child)
 
 
 def _refuse_placeholders(file: Path, key: str, node: Any) -> None:
-    if _tag(node) == "!PLACEHOLDER":
+    if tag_of(node) == "!PLACEHOLDER":
         flag = key.split("[")[0]
         raise ConfigError(f"{file} needs a value for {key}: give --{flag}=VALUE.")
-    for name, child in _children(node):
+    for name, child in children_of(node):
         _refuse_placeholders(file, f"{key}[{name}]", child)
 
 
-def _includes(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if _tag(node).startswith(_INCLUDE):
+def includes_of(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The ``!include:`` nodes in a tree, by their names."""
+    if tag_of(node).startswith(INCLUDE):
         yield name, node
-    for key, child in _children(node):
-        yield from _includes(child, f"{name}[{key}]" if name else str(key))
+    for key, child in children_of(node):
+        yield from includes_of(child, f"{name}[{key}]" if name else str(key))
 
 
 def _check_include(file: Path, key: str, node: Any) -> None:
     """Check the overrides that an `!include:` passes against the file it includes."""
-    included = file.parent / _tag(node).removeprefix(_INCLUDE)
+    included = file.parent / tag_of(node).removeprefix(INCLUDE)
     tree = parse_yaml(included)
     given = list(node) if isinstance(node, Mapping) else []
     for name in given:
@@ -190,7 +228,7 @@ def _check_include(file: Path, key: str, node: Any) -> None:
                 f"{did_you_mean(name, tree)}"
             )
     for name, value in tree.items():
-        if _tag(value) == "!PLACEHOLDER" and name not in given:
+        if tag_of(value) == "!PLACEHOLDER" and name not in given:
             raise ConfigError(f"'{key}' of {file} must give {included} a value for '{name}'.")
-    for name, inner in _includes(tree):
+    for name, inner in includes_of(tree):
         _check_include(included, name, inner)

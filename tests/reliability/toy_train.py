@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,18 +22,16 @@ from speechbrain.utils.checkpoints import (
 from torch.utils.data import DataLoader
 
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.config import leave_process_group, load_recipe
+from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.resume import current_rank
 
-READ_HERE = {
+#: They may differ when a training is gone on with.
+FAULTS = frozenset({"fault_rank", "faults", "kill_at_step", "kill_in_save"})
+READ_HERE = FAULTS | {
     "attention_type",
     "checkpointer",
     "drop",
     "epoch_counter",
-    "fault_rank",
-    "faults",
-    "kill_at_step",
-    "kill_in_save",
     "model",
     "modules",
     "opt_class",
@@ -177,9 +175,9 @@ def save_final_state(brain: ToyBrain) -> None:
     torch.save(state, Path(brain.hparams.output_folder) / f"final-rank{current_rank()}.pt")
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Train, evaluate, report."""
-    recipe = load_recipe(sys.argv[1:], SafeBrain.known_keys | READ_HERE)
+    recipe = load_recipe(argv, SafeBrain.known_keys | READ_HERE, FAULTS)
     hparams = recipe.hparams
     hparams["checkpointer"].add_recoverable("bomb", Bomb(hparams["kill_in_save"]))
     train_data, loader_options = make_train_data(hparams)
@@ -197,8 +195,7 @@ def main() -> None:
         save_final_state(brain)
     brain.evaluate(valid_data, min_key="WER", test_loader_kwargs=options)
     brain.finish({"test_loss": brain.test_loss})
-    leave_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,0 +1,72 @@
+"""``train.py hparams/x.yaml --help``: the flags, as the recipe's YAML file comments them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.run_opts import HELP_TEXTS
+
+from summarymixing_modules.training.options import FLAGS, RESUME_WITH_CHANGES, RUN_OPTIONS
+from summarymixing_modules.training.yaml_checks import FLAT_TAGS, RecipeFile, tag_of
+
+HELP = frozenset({"-h", "--help"})
+_KEY_LINE = re.compile(r"(?P<key>[A-Za-z]\w*):(?P<value>[^#]*)(#\s*(?P<comment>.*))?$")
+_WIDTH = 44  # of a flag and its value, before its comment
+_RESUME = "True: go on with a run although settings differ that decide its result"
+
+
+def describe_flags(recipe: RecipeFile) -> str:
+    """The head of a recipe's file, its flags with values and comments, and the run options."""
+    lines = [*_head(recipe.file), "", f"Flags of {recipe.file} and their values, for --key=value:"]
+    lines += _flags(recipe)
+    lines += ["", "Flags of every recipe:", _line(RESUME_WITH_CHANGES, "False", _RESUME)]
+    options = [key for key in RUN_OPTIONS if key in HELP_TEXTS and key not in recipe.tree]
+    for key in options:
+        value = None if key in FLAGS else str(RUN_OPTIONS[key])
+        lines.append(_line(key, value, HELP_TEXTS[key]))
+    return "\n".join(lines)
+
+
+def _head(file: Path) -> list[str]:
+    """The comment that a file begins with."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        found.append(line.removeprefix("#").removeprefix(" "))
+    return found
+
+
+def _flags(recipe: RecipeFile) -> Iterator[str]:
+    """A line for every key that is a flag, under the comment that stands above such keys."""
+    heading: list[str] = []
+    changes = dict(recipe.changes)
+    text = recipe.written_in.read_text(encoding="utf-8")
+    for line in text.splitlines()[len(_head(recipe.written_in)) :]:
+        found = _KEY_LINE.match(line)
+        if line.startswith("# "):
+            heading.append(line.removeprefix("# "))
+            continue
+        key, value = (found["key"], found["value"].strip()) if found else ("", "")
+        if found is not None and value and tag_of(recipe.tree.get(key)) in FLAT_TAGS:
+            yield from ["", *heading] if heading else []
+            yield _line(key, _text(changes.pop(key)) if key in changes else value, found["comment"])
+        heading = []
+    yield from (_line(key, _text(value), "") for key, value in changes.items())
+
+
+def _text(value: Any) -> str:
+    """The value of a variant's key."""
+    value = getattr(value, "value", value)
+    return "null" if value is None else str(value)
+
+
+def _line(key: str, value: str | None, comment: str | None) -> str:
+    """A flag, its value (None: it takes none) and what it is about."""
+    flag = f"  --{key}"
+    if value is not None:
+        flag += "=" + value.removeprefix("!ref ").replace("!PLACEHOLDER", "(needed)")
+    return f"{flag:<{_WIDTH}} {comment or ''}".rstrip()
