@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from summarymixing_modules.bench import plots, report
+from summarymixing_modules.bench import files, plots, report
 from summarymixing_modules.bench.memory import GIB, SHARE, available_bytes
 from summarymixing_modules.bench.rounds import Bench, Plan
 from summarymixing_modules.bench.rows import OK, Row
 from summarymixing_modules.bench.setup import BOTH, FORWARD, STEP, Setup, find_forms
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.run_lock import FolderInUseError, hold
 
 RESULT = "bench.json"
+INTERRUPTED = 130
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -30,28 +33,70 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     setup = make_setup(arguments)
-    old = None if arguments.compare is None else Path(arguments.compare)
-    if old is not None:
-        report.read_bench(old)  # before hours of work
-    folder, head = Path(arguments.output), report.header(setup)
-    bench = Bench(find_forms(arguments.attention_type), setup, make_plan(arguments, setup))
-    groups: list[list[Row]] = []
+    if arguments.compare is not None:
+        files.read_bench(Path(arguments.compare))  # before hours of work
+    folder = Path(arguments.output)
+    try:
+        with hold(folder) or nullcontext():
+            return _run(arguments, setup, folder)
+    except FolderInUseError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"{first} Wait until it ends, or give another --output.") from None
+    except KeyboardInterrupt:
+        print(f"Stopped. {folder / RESULT} has what was measured; the same command goes on.")
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace, setup: Setup, folder: Path) -> int:
+    forms, plan, head = (
+        find_forms(arguments.attention_type),
+        make_plan(arguments, setup),
+        report.header(setup),
+    )
+    cases = {
+        "forms": [form.name for form in forms],
+        "seconds": plan.seconds,
+        "batches": plan.batches,
+        "passes": plan.passes,
+    }
+    done: list[list[Row]] = []
+
+    def save(rows: list[Row]) -> None:
+        text = files.as_json(setup, head, [*done, rows], cases)
+        write_atomically(folder / RESULT, text)
+
+    known: list[Row] = []
+    if not arguments.overwrite:
+        known = files.interrupted_rows(folder / RESULT, setup, head, cases)
+    bench = Bench(forms, setup, plan, known=_whole(known, plan.rounds), save=save)
+    tqdm.write(f"{bench.runs} runs, {_in_words(bench.estimate())}: {folder / RESULT}")
     for rows in bench.groups():
-        groups.append(rows)
-        # After every group: what was measured survives an interruption.
-        write_atomically(folder / RESULT, report.as_json(setup, head, groups))
+        save(rows)
+        done.append(rows)
         tqdm.write(_group_text(rows, setup))
         if any(row.status == OK for row in rows):
-            file = (
-                folder / f"{setup.what}_{rows[0].passes.replace(' + ', '_')}_b{rows[0].batch}.png"
-            )
-            plots.plot(rows, setup, head["device_name"], file)
-            tqdm.write(f"Plot: {file}\n")
+            name = f"{setup.what}_{rows[0].passes.replace(' + ', '_')}_b{rows[0].batch}.png"
+            plots.plot(rows, setup, head["device_name"], folder / name)
+            tqdm.write(f"Plot: {folder / name}\n")
     print(f"Result: {folder / RESULT}")
-    every = [row for rows in groups for row in rows]
-    if old is not None:
-        print(report.compare(old, setup, head, every))
+    every = [row for rows in done for row in rows]
+    if arguments.compare is not None:
+        print(files.compare(Path(arguments.compare), setup, head, every))
     return 0 if any(row.status == OK for row in every) else 1
+
+
+def _whole(rows: list[Row], rounds: int) -> list[Row]:
+    """The rows that can be gone on with: what is timed alone on a full GPU is timed at once."""
+    return [row for row in rows if row.interleaved or not row.lacks(rounds)]
+
+
+def _in_words(seconds: float) -> str:
+    """What is to be expected, rounded up."""
+    if seconds < 90:
+        return f"about {math.ceil(seconds)} s"
+    if seconds < 5400:
+        return f"about {math.ceil(seconds / 60)} min"
+    return f"about {seconds / 3600:.1f} h"
 
 
 def check_flags(arguments: argparse.Namespace) -> None:

@@ -61,6 +61,11 @@ def add_bench_flags(parser: argparse.ArgumentParser) -> None:
         help="on the CPU: leave out what would need more, in GiB (default: 80 %% of what is free)",
     )
     add("--output", default="results/bench", metavar="FOLDER", help="default: results/bench")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="measure anew, in the place of what is in the folder (default: go on with it)",
+    )
     add("--compare", metavar="OLD.json", help="bench.json of another run: print now / then")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from summarymixing_modules.bench.cases import Batch, Subject, make_batch
 from summarymixing_modules.bench.checks import check_subject, reference_name, tolerance
-from summarymixing_modules.bench.measure import peak_memory, time_interleaved
+from summarymixing_modules.bench.measure import peak_memory, seconds_of
 from summarymixing_modules.bench.memory import GIB, is_out_of_memory, predict_peak
 from summarymixing_modules.bench.rows import OK, OOM, REFUSED, SKIPPED, WRONG, Row
 from summarymixing_modules.bench.setup import Form, Setup
 from summarymixing_modules.errors import InputError
 
+ESTIMATE = 4.0  # seconds of audio from which the time of all is told
 PILOTS = (1.0, 2.0, 4.0)  # seconds; short lengths from which the memory of longer ones is told
 
 
@@ -51,10 +52,18 @@ class Bench:
         setup: what all cases share.
         plan: how much is timed.
         progress: show a bar.
+        known: rows of a bench of the same that was interrupted; they are gone on with.
+        save: called with the rows of a group whenever one of them has changed.
     """
 
     def __init__(
-        self, forms: Sequence[Form], setup: Setup, plan: Plan, progress: bool = True
+        self,
+        forms: Sequence[Form],
+        setup: Setup,
+        plan: Plan,
+        progress: bool = True,
+        known: Iterable[Row] = (),
+        save: Callable[[list[Row]], None] = lambda rows: None,
     ) -> None:
         self.setup, self.plan = setup, plan
         self.subjects: dict[str, Subject] = {}
@@ -64,10 +73,41 @@ class Bench:
                 self.subjects[form.name] = Subject(form, setup)
             except InputError as error:
                 self.refused[form.name] = (form, str(error))
-        groups = len(plan.batches) * len(plan.passes)
-        turns = len(plan.seconds) * (plan.rounds + plan.warm_up + 1)
-        total = groups * (1 + turns) * len(self.subjects)
-        self._bar = tqdm(total=total, desc="runs", unit="run", disable=not progress)
+        self._known = {row.case: row for row in known}
+        self._group_rows: list[Row] = []
+        self._save = lambda: save(self._group_rows)
+        self._bar = tqdm(total=self.runs, desc="runs", unit="run", disable=not progress)
+
+    @property
+    def runs(self) -> int:
+        """Passes of all mixers at all lengths, those of checks and of what is done included."""
+        groups = len(self.plan.batches) * len(self.plan.passes)
+        turns = len(self.plan.seconds) * (self.plan.rounds + self.plan.warm_up + 1)
+        return groups * (1 + turns) * len(self.subjects)
+
+    def estimate(self) -> float:
+        """Seconds that all of it will take about, told from short runs and growing with length.
+
+        What grows faster (attention) takes longer; compilation is not in it.
+        """
+        seconds, batch = min(ESTIMATE, *self.plan.seconds), min(self.plan.batches)
+        total = 0.0
+        with torch.compiler.set_stance("force_eager"):
+            for subject in self.subjects.values():
+                inputs = make_batch(self.setup, subject.input_width, batch, seconds)
+                for passes in self.plan.passes:
+                    run = partial(subject.run, passes, inputs)
+                    run()  # the first run takes longer
+                    each = seconds_of(run, self.setup.device) / (batch * seconds)
+                    rows = [row for b in self.plan.batches for row in self._rows(b, passes)]
+                    mine = [row for row in rows if row.form == subject.form.name]
+                    total += each * sum(map(self._audio_to_do, mine))
+        return total
+
+    def _audio_to_do(self, row: Row) -> float:
+        """Seconds of audio in all the runs that a row still needs."""
+        runs = row.lacks(self.plan.rounds) + (self.plan.warm_up if self._is_open(row) else 0)
+        return row.batch * row.seconds * (runs + (not row.is_measured))
 
     def groups(self) -> Iterable[list[Row]]:
         """The rows of one batch size and kind of pass after another."""
@@ -78,9 +118,33 @@ class Bench:
         }
         with self._bar, torch._dynamo.config.patch(limits):
             for passes in self.plan.passes:
-                checks = {name: self._check(name, passes) for name in self.subjects}
-                for batch in self.plan.batches:
-                    yield self._group(batch, passes, checks)
+                groups = [self._rows(batch, passes) for batch in self.plan.batches]
+                checks: dict[str, tuple[float, str]] = {}
+                if any(self._is_open(row) for rows in groups for row in rows):
+                    checks = {name: self._check(name, passes) for name in self.subjects}
+                for rows in groups:
+                    self._group_rows = rows
+                    if any(map(self._is_open, rows)):
+                        self._measure(rows, checks)
+                    else:
+                        self._bar.update(self.runs // (len(self.plan.passes) * len(groups)))
+                    yield rows
+
+    def _rows(self, batch: int, passes: str) -> list[Row]:
+        """The rows of a group, mixer by mixer; those that cannot have the size last."""
+        forms = [(subject.form, OK, "") for subject in self.subjects.values()]
+        forms += [(form, REFUSED, why) for form, why in self.refused.values()]
+        found = []
+        for form, status, why in forms:
+            for seconds in sorted(self.plan.seconds):
+                options = dict(form.options)
+                row = Row(form.name, form.attention_type, options, 0, 0, batch, seconds, passes)
+                row.status, row.note = status, why
+                found.append(self._known.get(row.case, row))
+        return found
+
+    def _is_open(self, row: Row) -> bool:
+        return not row.is_measured or row.lacks(self.plan.rounds) > 0
 
     def _check(self, name: str, passes: str) -> tuple[float, str]:
         """Relative error of a subject, and why it is not timed."""
@@ -95,48 +159,38 @@ class Bench:
         against = reference_name(self.subjects[name])
         return error, f"differs from its reference ({against}) by {error:.1e}: not timed"
 
-    def _group(self, batch: int, passes: str, checks: dict[str, tuple[float, str]]) -> list[Row]:
+    def _measure(self, rows: list[Row], checks: Mapping[str, tuple[float, str]]) -> None:
+        """Memory first, then the time of what can run."""
         cases = []
         for name, subject in self.subjects.items():
             error, wrong = checks[name]
-            rows = [
-                self._row(subject.form, batch, seconds, passes) for seconds in self.plan.seconds
-            ]
-            for row in rows:
+            mine = [row for row in rows if row.form == name]
+            for row in mine:
                 row.d_model, row.parameters = subject.width, subject.parameters
                 row.error, row.reference = error, reference_name(subject)
                 if wrong:
                     row.status, row.note = WRONG, wrong
-            cases += self._measure_memory(subject, rows)
+            cases += self._measure_memory(subject, mine)
         self._time(cases)
-        refused = [
-            self._row(form, batch, seconds, passes, REFUSED, why)
-            for form, why in self.refused.values()
-            for seconds in self.plan.seconds
-        ]
-        return [case.row for case in cases] + refused
-
-    def _row(
-        self, form: Form, batch: int, seconds: float, passes: str, status: str = OK, note: str = ""
-    ) -> Row:
-        options = dict(form.options)
-        return Row(
-            form.name, form.attention_type, options, 0, 0, batch, seconds, passes, status, note
-        )
 
     def _measure_memory(self, subject: Subject, rows: list[Row]) -> list[_Case]:
         """Peak memory of a subject at every length, the shortest first; says what cannot run."""
-        known = self._pilots(subject, rows[0]) if rows[0].status == OK else {}
+        known = {row.seconds: row.peak_bytes for row in rows if row.peak_bytes is not None}
+        if not all(row.is_measured for row in rows):
+            known |= self._pilots(subject, rows[0])
         cases = []
-        for row in sorted(rows, key=lambda each: each.seconds):
+        for row in rows:
             self._bar.set_postfix_str(f"memory of {row.form}, {row.seconds:g} s")
             self._bar.update()
             case = _Case(subject, row, self._bar)
             cases.append(case)
-            if row.status == OK and self._fits(row, known):
+            if row.is_measured:
+                continue
+            if self._fits(row, known):
                 self._peak(case)
                 if row.peak_bytes is not None:
                     known[row.seconds] = row.peak_bytes
+            self._save()
         return cases
 
     def _pilots(self, subject: Subject, row: Row) -> dict[float, int]:
@@ -196,15 +250,16 @@ class Bench:
 
     def _time(self, cases: list[_Case]) -> None:
         """Times cases that can run, in turn, and that were not timed yet."""
-        cases = [case for case in cases if not case.row.rounds]
-        ready = {f"{c.row.form} {c.row.seconds}": c for c in cases if c.row.status == OK}
-        turns = self.plan.rounds + self.plan.warm_up
-        self._bar.update(turns * (len(cases) - len(ready)))
-        runs: dict[str, Callable[[], object]] = dict(ready)
-        timings = time_interleaved(runs, self.plan.rounds, self.plan.warm_up, self.setup.device)
-        for name, case in ready.items():
-            if case.row.status == OK:
-                case.row.rounds = list(timings[name].seconds)
+        rounds, warm_up = self.plan.rounds, self.plan.warm_up
+        ready = [case for case in cases if case.row.lacks(rounds)]
+        self._bar.update((rounds + warm_up) * (len(cases) - len(ready)))
+        for case in ready * warm_up:
+            case()
+        for done in range(min((len(case.row.rounds) for case in ready), default=0), rounds):
+            for case in ready:
+                if len(case.row.rounds) == done:
+                    case.time()
+            self._save()
 
 
 class _Case:
@@ -225,6 +280,12 @@ class _Case:
                 self.fail(error)
         self._bar.update()
 
+    def time(self) -> None:
+        """Runs once and notes the seconds."""
+        seconds = seconds_of(self, self.subject.setup.device)
+        if self.row.status == OK:
+            self.row.rounds.append(seconds)
+
     def measure_peak(self) -> None:
         """Runs once and notes the memory; the first run of this length, it also warms up."""
         inputs, row = self._batch(), self.row
@@ -236,6 +297,7 @@ class _Case:
     def fail(self, error: RuntimeError) -> None:
         """Notes that memory ran out, and lets go of what there is."""
         self.row.status, self.row.note = OOM, str(error).splitlines()[0]
+        self.row.rounds = []
         self._inputs = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

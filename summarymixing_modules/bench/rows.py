@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from summarymixing_modules.bench.measure import Timing
 
 OK, OOM, SKIPPED, WRONG, REFUSED = "ok", "out of memory", "skipped", "wrong", "refused"
+UNTIMED = "not timed yet"  # in files: ok so far
 
 
 @dataclass
@@ -50,6 +52,20 @@ class Row:
     rounds: list[float] = field(default_factory=list)
 
     @property
+    def case(self) -> tuple[str, int, float, str]:
+        """What tells it from the others of a bench."""
+        return self.form, self.batch, self.seconds, self.passes
+
+    @property
+    def is_measured(self) -> bool:
+        """Its memory is known, or why there is nothing to know."""
+        return self.status != OK or self.audio_seconds > 0
+
+    def lacks(self, rounds: int) -> int:
+        """Rounds that are still to be timed."""
+        return max(0, rounds - len(self.rounds)) if self.status == OK else 0
+
+    @property
     def median(self) -> float:
         """Seconds of the middle round."""
         return statistics.median(self.rounds)
@@ -62,8 +78,25 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         found = asdict(self)
+        if self.status == OK and not self.rounds:
+            found["status"] = UNTIMED
         if self.rounds:
             low, high = Timing(tuple(self.rounds)).quartiles
             found |= {"median_s": self.median, "quartiles_s": [low, high]}
             found["real_time_factor"] = self.real_time_factor
         return found
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Row:
+        """The row that ``as_dict`` has written.
+
+        Raises:
+            TypeError, ValueError: it is something else.
+        """
+        names = {entry.name for entry in fields(cls)}
+        row = cls(**{key: value for key, value in content.items() if key in names})
+        if row.status == UNTIMED:
+            row.status = OK
+        if row.error is not None:
+            row.error = float(row.error)  # an infinite one is a text in JSON
+        return row

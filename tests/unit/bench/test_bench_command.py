@@ -18,6 +18,7 @@ from summarymixing_modules.bench.rounds import Bench, Plan
 from summarymixing_modules.bench.rows import OK, OOM, SKIPPED, WRONG, Row
 from summarymixing_modules.bench.setup import BOTH, FORWARD, Setup, find_forms
 from summarymixing_modules.cli import main
+from summarymixing_modules.training.run_lock import FolderLock
 
 SMALL = ["--d_model=16", "--nhead=2", "--num_encoder_layers=1", "--rounds=2", "--batch", "2"]
 TWO = ["--attention_type=SummaryMixing-lite", "--attention_type=RoPEMHA"]
@@ -92,11 +93,63 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(tmp_path / "new", *flags[:-1], f"--compare={old}") == 0
     out = capsys.readouterr().out
     assert "same machine; cases only now: 0, only then: 1" in out and " 0.000 " in out
-    assert bench(tmp_path / "new", *flags, "--precision=bf16", f"--compare={old}") == 1
+    assert bench(tmp_path / "bf16", *flags, "--precision=bf16", f"--compare={old}") == 1
     assert "was made with precision=fp32" in capsys.readouterr().err
     old.write_text("{}")
     assert bench(tmp_path / "new", *flags, f"--compare={old}") == 1
     assert "was not written by" in capsys.readouterr().err
+
+
+def test_an_interruption_keeps_what_was_measured_and_the_next_start_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TWO, "--what=mixers", "--seconds", "1", "2", "--passes=forward", "--rounds=3"]
+    time, measure, left = rounds._Case.time, rounds._Case.measure_peak, [6]
+    measured: list[float] = []
+
+    def stop(self: rounds._Case) -> None:  # in the second round of four cases
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        time(self)
+
+    def count(self: rounds._Case) -> None:
+        measured.append(self.row.seconds)
+        measure(self)
+
+    monkeypatch.setattr(rounds._Case, "time", stop)
+    monkeypatch.setattr(rounds._Case, "measure_peak", count)
+    assert bench(tmp_path, *flags) == 130
+    out = capsys.readouterr()
+    assert "runs, about " in out.out + out.err and "the same command goes on" in out.out
+    first = rows_of(tmp_path)
+    assert [len(row["rounds"]) for row in first] == [1] * 4 and len(measured) == 4
+    assert bench(tmp_path, *flags[:-1], "--rounds=3", "--nhead=4") == 1
+    assert "is of another bench (nhead: 2, now 4)" in capsys.readouterr().err
+    assert bench(tmp_path, *flags) == 0
+    rows = rows_of(tmp_path)
+    assert [row["rounds"][:1] for row in rows] == [row["rounds"] for row in first]
+    assert [len(row["rounds"]) for row in rows] == [3] * 4 and len(measured) == 4
+    assert bench(tmp_path, *flags) == 0 and rows_of(tmp_path) == rows  # nothing is left to do
+    assert bench(tmp_path, *flags, "--overwrite") == 0 and len(measured) == 8
+    assert not {row["rounds"][0] for row in rows} & {r["rounds"][0] for r in rows_of(tmp_path)}
+
+
+def test_two_benches_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FolderLock(tmp_path) as lock:
+        assert lock.acquire()
+        assert bench(tmp_path, *TWO, "--seconds", "1") == 1
+    assert "in use by process" in capsys.readouterr().err
+    assert not (tmp_path / "bench.json").exists()
+
+
+def test_the_estimate_counts_what_is_still_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "seconds_of", lambda run, device: 0.4)  # of 4 s of audio
+    forms, plan = find_forms(["SummaryMixing-lite"]), Plan([10.0, 20.0], [1], [FORWARD], 3, 1)
+    assert Bench(forms, TINY, plan, False).estimate() == pytest.approx(0.1 * 30 * 5)
+    done = known_row("SummaryMixing-lite", 10.0, [1.0, 1.0])
+    left = Bench(forms, TINY, plan, False, known=[done]).estimate()
+    assert left == pytest.approx(0.1 * (20 * 5 + 10 * 2))
 
 
 def test_what_is_wrong_is_not_timed(
@@ -177,7 +230,7 @@ def test_a_full_gpu_is_tried_again_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--what=steps", "--passes=both"], "--passes means nothing to --what steps"),
         (["--attention_type=SummaryMixin"], "did you mean 'SummaryMixing'"),
         (["--device=tpu"], "--device=tpu cannot be used"),
-        (["--compare=nothing.json"], "--compare nothing.json cannot be read"),
+        (["--compare=nothing.json"], "nothing.json cannot be read"),
         (["--warm_up=-1"], "--warm_up=-1 must be at least 0"),
     ],
 )
@@ -202,6 +255,12 @@ def test_crossover_growth_and_ratios_of_known_rows() -> None:
     assert crossover(rows, "slow") is None and "none in range" in summary(rows)
     assert growth(rows) == pytest.approx({"RoPEMHA": 3, "linear": 1, "slow": 9})
     assert crossover([row for row in rows if row.seconds > 10], "linear") == 20
+    # At 20 s rounds disagree: cheaper from 30 s on, and nothing is told between.
+    rows += [known_row("noisy", 10.0, [120] * 3), known_row("noisy", 20.0, [300, 399, 600])]
+    rows += [known_row("noisy", 30.0, [500] * 3)]
+    rows += [known_row("even", s, [0.9 * s * s, s * s, 1.1 * s * s]) for s in (10.0, 20.0, 30.0)]
+    assert crossover(rows, "noisy") == 30
+    assert crossover(rows, "even") is None and "not told by these rounds" in summary(rows)
     assert "0.75" in table(rows)
 
 
