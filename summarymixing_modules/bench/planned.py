@@ -80,8 +80,8 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
         InputError: what train.py would refuse, too, or an object that cannot be built.
     """
     known = known_keys(file)
-    source = read_recipe(file, known or ())
-    overrides = read_overrides(flags, {**source.tree, **source.changes})
+    source = read_recipe(file)
+    overrides = read_overrides(flags, source.tree)
     missing = _placeholders(source, overrides)
     if known is not None:
         check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
@@ -148,7 +148,7 @@ def _parts(name: str, module: nn.Module) -> dict[str, int]:
 def _placeholders(source: RecipeFile, overrides: Collection[str]) -> tuple[str, ...]:
     """Keys without a value."""
     found = []
-    for key, value in {**source.tree, **source.changes}.items():
+    for key, value in source.tree.items():
         tag = getattr(getattr(value, "tag", None), "value", None)
         if tag == PLACEHOLDER and key not in overrides:
             found.append(key)
@@ -161,11 +161,10 @@ def _build(
     """The objects of the YAML file, on the meta device where that can be."""
     text = io.StringIO()
     YAML().dump(dict(changes), text)
-    overrides = source.overrides(text.getvalue())
 
     def build() -> dict[str, Any]:
-        with source.written_in.open(encoding="utf-8") as stream:
-            return load_hyperpyyaml(stream, overrides, overrides_must_match=False)
+        hparams: dict[str, Any] = load_hyperpyyaml(source.text(), text.getvalue())
+        return hparams
 
     try:
         if not real:

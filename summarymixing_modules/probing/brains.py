@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 #: Keys that the YAML file of other recipes has; here the encoder says them, or nothing does.
 MODEL_KEYS = frozenset(
     {
-        "avg_checkpoints",
         "compute_features",
         "dynchunktrain_config_sampler",
         "encoder_module",

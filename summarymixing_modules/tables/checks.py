@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from summarymixing_modules.tables.flags import as_arguments
 from summarymixing_modules.tables.schema import Stage, TableError
 from summarymixing_modules.training.options import ConfigError, read_overrides
-from summarymixing_modules.training.yaml_checks import RecipeFile, parse_yaml, read_recipe
+from summarymixing_modules.training.yaml_checks import RecipeFile, read_recipe
 
 OUTPUT_FOLDER = "output_folder"
 
@@ -21,17 +20,12 @@ def train_script(recipe: Path) -> Path:
 
 @cache
 def recipe_of(file: Path) -> RecipeFile:
-    """A recipe's YAML file, read once; what a variant adds to its base is known to its code.
+    """A recipe's YAML file, read once.
 
     Raises:
         ConfigError: see `read_recipe`.
     """
-    return read_recipe(file, tuple(parse_yaml(file)))
-
-
-def keys_of(recipe: RecipeFile) -> dict[str, Any]:
-    """The top-level keys of a recipe, and their values."""
-    return {**recipe.tree, **recipe.changes}
+    return read_recipe(file)
 
 
 def check_stage(stage: Stage, where: str) -> None:
@@ -46,12 +40,12 @@ def check_stage(stage: Stage, where: str) -> None:
         raise TableError(f"{where}: there is no recipe {train_script(stage.recipe)}.")
     try:
         source = recipe_of(stage.recipe)
-        read_overrides(as_arguments(stage.flags), keys_of(source))
+        read_overrides(as_arguments(stage.flags), source.tree)
     except ConfigError as error:
         raise TableError(f"{where}: {error}") from None
     if OUTPUT_FOLDER in stage.flags:
         raise TableError(f"{where}: leave {OUTPUT_FOLDER} out; the table chooses the folder.")
-    for key, value in keys_of(source).items():
+    for key, value in source.tree.items():
         tag = getattr(getattr(value, "tag", None), "value", None)
         if tag == "!PLACEHOLDER" and key not in (OUTPUT_FOLDER, *stage.flags):
             raise TableError(f"{where}: {stage.recipe.name} needs a value for '{key}' in flags.")

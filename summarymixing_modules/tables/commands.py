@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.tables.checks import OUTPUT_FOLDER, keys_of, recipe_of, train_script
+from summarymixing_modules.tables.checks import OUTPUT_FOLDER, recipe_of, train_script
 from summarymixing_modules.tables.flags import NEUTRAL, as_arguments
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
@@ -80,7 +80,7 @@ def stage_flags(stage: Stage, launch: Launch) -> dict[str, Any]:
     if stage.recipe is None:
         return flags
     try:
-        keys = keys_of(recipe_of(stage.recipe))
+        keys = recipe_of(stage.recipe).tree
         read_overrides(as_arguments(flags), keys)
     except ConfigError as error:
         raise TableError(f"{_short(stage.recipe)}: {error}") from None

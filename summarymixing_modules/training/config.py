@@ -66,9 +66,9 @@ def load_recipe(
     The YAML file comes first: ``train.py hparams/x.yaml --data_folder=/data --device=cpu``. All
     checks are made before anything is built or written.
 
-    A file that starts with ``base: x.yaml`` is a variant of the recipe x.yaml: it holds nothing but
-    keys of x.yaml with other values, and ``known_keys`` that x.yaml lacks. The command line wins
-    over both. A run's own ``hyperparams.yaml`` is run again as it is, without flags for its keys.
+    A file has the keys of those that it names under ``base``; see `yaml_checks`. The command line
+    wins over all. A run's own ``hyperparams.yaml`` is run again as it is, without flags for its
+    keys.
 
     One process, or the ranks of one torchrun, may work in an output folder. A run that has
     checkpoints is gone on with: if what decides its result has changed, that is refused without
@@ -86,8 +86,8 @@ def load_recipe(
 
     Raises:
         ConfigError: no such file, an unknown, repeated or incomplete option, a missing value, or a
-            key that nothing reads; in a variant, a key that its base does not have; an option of
-            another mixer than ``attention_type``. Names it, the file and the nearest names.
+            key that nothing reads; an option of another mixer than ``attention_type``. Names it,
+            the file and the nearest names.
         InputError: the output folder is in use, cannot be written in, or holds a run with other
             settings.
     """
@@ -96,11 +96,11 @@ def load_recipe(
     if argv[0] in ("-h", "--help"):
         sb.parse_arguments(list(argv))  # prints the run options and exits
     arguments, changes_meant = take_switch(argv, RESUME_WITH_CHANGES)
-    source = read_recipe(Path(arguments[0]), known_keys)
+    source = read_recipe(Path(arguments[0]))
     if HELP & set(arguments):
         print(describe_flags(source))
         sys.exit()
-    flags = checked_flags(read_flags(arguments[1:], {**source.tree, **source.changes}), source)
+    flags = checked_flags(read_flags(arguments[1:], source.tree), source)
     overrides = overrides_in(flags)
     check_objects(source)
     check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})

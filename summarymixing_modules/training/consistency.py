@@ -17,27 +17,24 @@ from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.mixers import MixerSize, build_mixer, select_options
-from summarymixing_modules.training.keys import KINDS
 from summarymixing_modules.training.options import ConfigError, did_you_mean
 
 logger = get_logger(__name__)
 
-#: key → value: every flat key, those of included files and the run options.
+#: key → value: every flat key and the run options.
 Values = Mapping[str, Any]
 
 _CHUNKS = ("chunkwise_prob", "chunk_size", "limited_left_context_prob", "left_context_chunks")
 
 
 def values_of(tree: Mapping[str, Any], run_options: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings: a run option wins over a key of the recipe, which wins over an include's.
+    """All settings: a run option wins over a key of the recipe.
 
     Args:
         tree: the recipe's file, all references resolved.
         run_options: those that were given.
     """
-    blocks = [b for name, b in tree.items() if isinstance(b, Mapping) and name not in KINDS]
-    included = {key: value for block in blocks for key, value in block.items() if key in KINDS}
-    return {**included, **tree, **run_options}
+    return {**tree, **run_options}
 
 
 def check_together(values: Values, given: Collection[str]) -> None:

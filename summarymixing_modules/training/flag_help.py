@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from speechbrain.utils.run_opts import HELP_TEXTS
 
@@ -41,27 +40,32 @@ def _head(file: Path) -> list[str]:
 
 
 def _flags(recipe: RecipeFile) -> Iterator[str]:
-    """A line for every key that is a flag, under the comment that stands above such keys."""
+    """A line for every key that is a flag, the file's own first, under the comments above them."""
+    listed: set[str] = set()
+    comments = {key: c for file in recipe.parts for _, key, _, c in _keys_in(file) if c}
+    for file in reversed(recipe.parts):
+        above = [] if file == recipe.file else ["", f"From {file.name}:"]
+        for heading, key, value, _ in _keys_in(file):
+            above += ["", *heading] if heading else []
+            if key in listed or tag_of(recipe.tree.get(key)) not in FLAT_TAGS:
+                continue
+            listed.add(key)
+            yield from above
+            above = []
+            yield _line(key, value, comments.get(key))
+
+
+def _keys_in(file: Path) -> Iterator[tuple[list[str], str, str, str | None]]:
+    """The flat keys of a file: comment above it, key, value and comment beside it."""
     heading: list[str] = []
-    changes = dict(recipe.changes)
-    text = recipe.written_in.read_text(encoding="utf-8")
-    for line in text.splitlines()[len(_head(recipe.written_in)) :]:
-        found = _KEY_LINE.match(line)
+    for line in file.read_text(encoding="utf-8").splitlines()[len(_head(file)) :]:
         if line.startswith("# "):
             heading.append(line.removeprefix("# "))
             continue
-        key, value = (found["key"], found["value"].strip()) if found else ("", "")
-        if found is not None and value and tag_of(recipe.tree.get(key)) in FLAT_TAGS:
-            yield from ["", *heading] if heading else []
-            yield _line(key, _text(changes.pop(key)) if key in changes else value, found["comment"])
+        found = _KEY_LINE.match(line)
+        if found is not None and found["value"].strip() and found["key"] != "base":
+            yield heading, found["key"], found["value"].strip(), found["comment"]
         heading = []
-    yield from (_line(key, _text(value), "") for key, value in changes.items())
-
-
-def _text(value: Any) -> str:
-    """The value of a variant's key."""
-    value = getattr(value, "value", value)
-    return "null" if value is None else str(value)
 
 
 def _line(key: str, value: str | None, comment: str | None) -> str:

@@ -49,7 +49,7 @@ class ResolvedRecipe:
         overrides: the flags that are given for its keys.
 
     Attributes:
-        text: the file with its includes, as YAML.
+        text: the file with its bases, as YAML.
         tree: its content; nothing is built.
         flags: the overrides; of a record, those that the run was started with.
         folder: the output folder.
@@ -61,7 +61,7 @@ class ResolvedRecipe:
 
     def __init__(self, source: RecipeFile, overrides: Mapping[str, str]) -> None:
         self.source, self.flags = source, dict(overrides)
-        self._overrides = source.overrides(as_yaml(overrides))
+        self._overrides = as_yaml(overrides)
         self.text = self._resolve(self._overrides)
         self.tree: dict[str, Any] = YAML().load(self.text)
         self.folder = output_folder(self.tree, source.file)
@@ -81,8 +81,8 @@ class ResolvedRecipe:
 
     def derived_keys(self) -> set[str]:
         """Keys whose values refer to others."""
-        given = {**self.source.tree, **self.source.changes}
-        return {k for k, node in given.items() if tag_of(node) == "!ref" and k not in self.flags}
+        given = self.source.tree.items()
+        return {key for key, node in given if tag_of(node) == "!ref" and key not in self.flags}
 
     def record(self) -> str:
         """What is kept in the output folder as ``hyperparams.yaml``."""
@@ -94,8 +94,7 @@ class ResolvedRecipe:
         return "\n".join([*head, "# yamllint disable", self.text])
 
     def _resolve(self, overrides: str) -> str:
-        with self.source.written_in.open(encoding="utf-8") as stream:
-            return str(resolve_references(stream, overrides).getvalue())
+        return str(resolve_references(self.source.text(), overrides).getvalue())
 
 
 def begin_run(

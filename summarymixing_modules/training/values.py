@@ -12,15 +12,7 @@ from ruamel.yaml.error import YAMLError
 from summarymixing_modules.training.keys import KINDS
 from summarymixing_modules.training.kinds import Kind, NotOfKind, optional
 from summarymixing_modules.training.options import FLAGS, ConfigError, as_yaml
-from summarymixing_modules.training.yaml_checks import (
-    INCLUDE,
-    RecipeFile,
-    includes_of,
-    parse_yaml,
-    place,
-    tag_of,
-    yaml_problem,
-)
+from summarymixing_modules.training.yaml_checks import RecipeFile, tag_of, yaml_problem
 
 _NULL = ("null", "~")
 
@@ -79,7 +71,7 @@ def _parsed(key: str, text: str, quietly: bool = False) -> Any:
 
 
 def check_values(tree: Mapping[str, Any], source: RecipeFile, given: Collection[str]) -> None:
-    """Check what the YAML file and its includes say themselves.
+    """Check what the YAML file and its bases say themselves.
 
     Args:
         tree: the file, all references resolved, nothing built.
@@ -89,18 +81,12 @@ def check_values(tree: Mapping[str, Any], source: RecipeFile, given: Collection[
     Raises:
         ConfigError: a value is not of its key's kind; names key, value, file and line.
     """
-    for key, value in tree.items():
+    references_last = sorted(tree, key=lambda key: tag_of(source.tree.get(key)) == "!ref")
+    for key in references_last:  # what they refer to is to blame
+        value = tree[key]
         problem = None if key in given else _problem(value, _kind_of(key, source))
         if problem is not None:
-            changed = key in source.changes
-            where = (source.file, source.changes) if changed else (source.written_in, source.tree)
-            raise ConfigError(f"{key} in {place(*where, key)} {problem}")
-    for name, node in includes_of(source.tree):
-        block = tree.get(name)
-        for key, value in block.items() if isinstance(block, Mapping) else ():
-            if problem := _problem(value, KINDS.get(key)):
-                file = source.written_in.parent / tag_of(node).removeprefix(INCLUDE)
-                raise ConfigError(f"{key} in {place(file, parse_yaml(file), key)} {problem}")
+            raise ConfigError(f"{key} in {source.place(key)} {problem}")
 
 
 def _problem(value: Any, kind: Kind | None) -> str | None:

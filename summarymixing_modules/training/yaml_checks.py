@@ -1,10 +1,10 @@
 """A recipe's YAML file, and what can be wrong with it, found before anything in it is built.
 
-HyperPyYAML reports little: a key that nothing reads, or an override of an included file that this
-file does not have, does nothing and says nothing.
+A file says with ``base`` what it is made of: other YAML files, whose keys it has as if they were
+written in it. A key that it writes itself wins over theirs, and of several bases the later one
+wins. A base is looked for beside the file, then in the ``hparams`` folder of every folder above it.
 
-A variant of a recipe is a short file: `base: other.yaml` and the keys of that file that change. The
-base may be a recipe for another corpus: what this corpus needs besides, its code reads by name.
+HyperPyYAML reports little: a key that nothing reads does nothing and says nothing.
 """
 
 from __future__ import annotations
@@ -23,83 +23,95 @@ from ruamel.yaml.reader import ReaderError
 from summarymixing_modules.training.options import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
-INCLUDE = "!include:"
+_INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
-_BASE = "base"
+_BASE, _SHARED = "base", "hparams"
 GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
-FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a variant may change
+FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a flag may change
 
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe's YAML file, or a variant of one.
+    """A recipe's YAML file with its bases.
 
     Attributes:
         file: the file that was asked for.
-        written_in: the file with the whole recipe: ``file``, or what its key ``base`` names.
-        tree: content of ``written_in``.
-        changes: keys to which a variant gives other values, and those that it adds.
+        tree: all keys, those of the bases first.
+        parts: what each file has written, bases first, ``file`` last.
     """
 
     file: Path
-    written_in: Path
     tree: dict[str, Any]
-    changes: dict[str, Any]
+    parts: dict[Path, dict[str, Any]]
 
-    def overrides(self, more: str = "") -> str:
-        """What HyperPyYAML is to change in ``written_in``, as YAML.
-
-        Args:
-            more: further overrides as YAML, such as those of the command line; they win.
-        """
-        text = io.StringIO()
+    def text(self) -> str:
+        """All of it as one YAML file."""
+        stream = io.StringIO()
         yaml = YAML()
         yaml.width = _ANY_WIDTH
-        if both := {**self.changes, **(yaml.load(more) or {})}:
-            yaml.dump(both, text)
-        return text.getvalue()
+        yaml.dump(dict(self.tree), stream)
+        return stream.getvalue()
+
+    def written_in(self, key: str) -> Path:
+        """The file whose value a key has."""
+        return next(file for file, part in reversed(self.parts.items()) if key in part)
+
+    def place(self, key: str) -> str:
+        """Where the value of a key stands: ``file, line N,``."""
+        file = self.written_in(key)
+        return place(file, self.parts[file], key)
 
 
-def read_recipe(file: Path, known_keys: Collection[str] = ()) -> RecipeFile:
-    """Read a recipe's YAML file, or a variant and the file it is based on; nothing is built.
-
-    Args:
-        file: the YAML file.
-        known_keys: top-level keys that code reads by name: a variant may add these to its base.
+def read_recipe(file: Path) -> RecipeFile:
+    """Read a recipe's YAML file and its bases; nothing is built.
 
     Raises:
-        ConfigError: see `parse_yaml`; or a variant changes a key that its base does not have and
-            no code knows, or that is no plain value, or it is based on another variant. Names key,
-            files and remedy.
+        ConfigError: see `parse_yaml`; or there is no such base, or a file is its own base.
     """
+    parts: dict[Path, dict[str, Any]] = {}
+    tree: dict[str, Any] = {}
+    for part_file, part in _parts(file, ()):
+        parts.pop(part_file, None)  # it counts where it is named last
+        parts[part_file] = part
+        tree |= part
+    return RecipeFile(file, tree, parts)
+
+
+def _parts(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The files that a file is made of and their keys, in the order in which they count."""
+    if file.resolve() in above:
+        names = " and ".join(path.name for path in above)
+        raise ConfigError(f"'{_BASE}' of {names}: they are based on each other.")
     tree = parse_yaml(file)
-    if _BASE not in tree:
-        return RecipeFile(file, file, tree, {})
-    changes = tree
-    named = changes.pop(_BASE)
-    if not isinstance(named, str):
-        raise ConfigError(f"'{_BASE}' of {file} must name a YAML file, not {named}.")
-    base = file.parent / named
-    tree = parse_yaml(base)
-    if _BASE in tree:
-        raise ConfigError(
-            f"{file} is based on {base}, which is based on another file itself: "
-            f"write '{_BASE}: {tree[_BASE]}' and the changes of both into {file.name}."
-        )
-    for key in changes:
-        if key not in tree and key not in known_keys:
-            hint = did_you_mean(key, tree)
-            raise ConfigError(f"{file} changes '{key}', a key that {base} does not have.{hint}")
-        if tag_of(tree.get(key)) not in FLAT_TAGS:
+    named = tree.pop(_BASE, [])
+    for name in named if isinstance(named, list) else [named]:
+        yield from _parts(_find(file, name), (*above, file.resolve()))
+    for key, node in _nodes(tree):
+        if tag_of(node).startswith(_INCLUDE):
             raise ConfigError(
-                f"{file} changes '{key}', but in {base} that is a block ({tag_of(tree[key])}), of "
-                "which a variant cannot replace parts: change the plain values that it refers to."
+                f"{place(file, tree, key)} includes a file ({tag_of(node)}). Name that file under "
+                f"'{_BASE}:' instead: its keys are then keys of this recipe."
             )
-    return RecipeFile(file, base, tree, changes)
+    yield file, tree
+
+
+def _find(file: Path, name: Any) -> Path:
+    """The file that another one names as a base."""
+    if not isinstance(name, str):
+        raise ConfigError(f"'{_BASE}' of {file} must name YAML files, not {name}.")
+    folders = [file.parent, *(folder / _SHARED for folder in file.absolute().parents)]
+    found = [folder / name for folder in folders if (folder / name).is_file()]
+    if not found:
+        there = [path.name for folder in folders for path in sorted(folder.glob("*.yaml"))]
+        raise ConfigError(
+            f"'{_BASE}' of {file} names {name}, which is neither beside it nor in a folder "
+            f"{_SHARED} above it.{did_you_mean(name, there)}"
+        )
+    return found[0]
 
 
 def parse_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file with its tags, building nothing.
+    """Read one YAML file with its tags, building nothing.
 
     Raises:
         ConfigError: there is no such file (names those beside it), it is no text, it is no valid
@@ -142,9 +154,10 @@ def is_record(file: Path) -> bool:
 
 def readers_of(recipe: RecipeFile, key: str) -> set[str]:
     """The top-level keys whose values refer to a key."""
-    entries = {**recipe.tree, **recipe.changes}.items()
     return {
-        name for name, node in entries if any(key in _REFERENCE.findall(t) for t in _texts(node))
+        name
+        for name, node in recipe.tree.items()
+        if any(key in _REFERENCE.findall(text) for text in _texts(node))
     }
 
 
@@ -159,23 +172,20 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
     Raises:
         ConfigError: names the key, the file and the remedy.
     """
-    file, tree = recipe.written_in, recipe.tree
-    if is_record(file):
+    if is_record(recipe.file):
         return  # checked when the run began; nothing in it refers to anything now
-    for key, value in {**tree, **recipe.changes}.items():
+    for key, value in recipe.tree.items():
         if key not in overrides:
-            _refuse_placeholders(recipe.file if key in recipe.changes else file, key, value)
-    texts = [*_texts(tree), *_texts(recipe.changes)]
-    read = {name for text in texts for name in _REFERENCE.findall(text)} | set(known_keys)
-    for key in tree:
+            _refuse_placeholders(recipe.file, key, value)
+    read = {name for text in _texts(recipe.tree) for name in _REFERENCE.findall(text)}
+    read |= set(known_keys)
+    for key in recipe.tree:
         if key not in read and not key.startswith("__"):
             hint = did_you_mean(key, read)
             raise ConfigError(
-                f"Nothing reads the key '{key}' of {file}: no <{key}> refers to it, and the "
-                f"recipe's code does not know it. Remove it or mend its name.{hint}"
+                f"Nothing reads the key '{key}' ({recipe.place(key)[:-1]}): no <{key}> refers to "
+                f"it, and the recipe's code does not know it. Remove it or mend its name.{hint}"
             )
-    for key, node in includes_of(tree):
-        _check_include(file, key, node)
 
 
 def tag_of(node: Any) -> str:
@@ -189,6 +199,16 @@ def children_of(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from node.items()
     elif isinstance(node, list):
         yield from enumerate(node)
+
+
+def _nodes(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every node of a tree with the top-level key that it belongs to."""
+    for key, top in tree.items():
+        waiting = [top]
+        while waiting:
+            node = waiting.pop()
+            yield key, node
+            waiting += [child for _, child in children_of(node)]
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -206,29 +226,3 @@ def _refuse_placeholders(file: Path, key: str, node: Any) -> None:
         raise ConfigError(f"{file} needs a value for {key}: give --{flag}=VALUE.")
     for name, child in children_of(node):
         _refuse_placeholders(file, f"{key}[{name}]", child)
-
-
-def includes_of(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The ``!include:`` nodes in a tree, by their names."""
-    if tag_of(node).startswith(INCLUDE):
-        yield name, node
-    for key, child in children_of(node):
-        yield from includes_of(child, f"{name}[{key}]" if name else str(key))
-
-
-def _check_include(file: Path, key: str, node: Any) -> None:
-    """Check the overrides that an `!include:` passes against the file it includes."""
-    included = file.parent / tag_of(node).removeprefix(INCLUDE)
-    tree = parse_yaml(included)
-    given = list(node) if isinstance(node, Mapping) else []
-    for name in given:
-        if name not in tree:
-            raise ConfigError(
-                f"'{key}' of {file} gives {included} a '{name}', a key that it does not have."
-                f"{did_you_mean(name, tree)}"
-            )
-    for name, value in tree.items():
-        if tag_of(value) == "!PLACEHOLDER" and name not in given:
-            raise ConfigError(f"'{key}' of {file} must give {included} a value for '{name}'.")
-    for name, inner in includes_of(tree):
-        _check_include(included, name, inner)

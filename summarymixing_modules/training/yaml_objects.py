@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.training.options import ConfigError, did_you_mean
-from summarymixing_modules.training.yaml_checks import (
-    INCLUDE,
-    RecipeFile,
-    children_of,
-    includes_of,
-    parse_yaml,
-    place,
-    tag_of,
-)
+from summarymixing_modules.training.yaml_checks import RecipeFile, children_of, place, tag_of
 
 _REFERENCE = re.compile(r"<([^<>]*)>")
 _OBJECTS = ("!new:", "!name:", "!apply:", "!applyref:", "!module:")
@@ -34,32 +26,22 @@ def check_objects(recipe: RecipeFile) -> None:
     Raises:
         ConfigError: names the file, the line and what is near.
     """
-    whole = {**recipe.tree, **recipe.changes}
-    _check_tree(recipe.written_in, recipe.tree, whole)
-    _check_tree(recipe.file, recipe.changes, whole)
-    for _, node in includes_of(recipe.tree):
-        _check_included(recipe.written_in, node)
+    for file, part in recipe.parts.items():
+        for parent, key, node in _nodes(part):
+            if parent is not part or recipe.written_in(key) == file:
+                _check_node(file, parent, key, node, recipe.tree)
 
 
-def _check_included(file: Path, node: Any) -> None:
-    included = file.parent / tag_of(node).removeprefix(INCLUDE)
-    tree = parse_yaml(included)
-    _check_tree(included, tree, tree)
-    for _, inner in includes_of(tree):
-        _check_included(included, inner)
-
-
-def _check_tree(file: Path, tree: Any, whole: Mapping[str, Any]) -> None:
-    """Check all nodes of a file; references look into the whole recipe."""
-    for parent, key, node in _nodes(tree):
-        tag = tag_of(node)
-        if tag in ("!ref", "!copy"):
-            for reference in _REFERENCE.findall(node.value):
-                if problem := _broken(reference, file, whole):
-                    raise ConfigError(f"{place(file, parent, key)} refers to {problem}")
-        for kind in _OBJECTS:
-            if tag.startswith(kind) and (problem := _unbuildable(kind, tag, node)):
-                raise ConfigError(f"{place(file, parent, key)} {problem}")
+def _check_node(file: Path, parent: Any, key: Any, node: Any, whole: Mapping[str, Any]) -> None:
+    """Check a node of a file; references look into the whole recipe."""
+    tag = tag_of(node)
+    if tag in ("!ref", "!copy"):
+        for reference in _REFERENCE.findall(node.value):
+            if problem := _broken(reference, whole):
+                raise ConfigError(f"{place(file, parent, key)} refers to {problem}")
+    for kind in _OBJECTS:
+        if tag.startswith(kind) and (problem := _unbuildable(kind, tag, node)):
+            raise ConfigError(f"{place(file, parent, key)} {problem}")
 
 
 def _nodes(parent: Any) -> Iterator[tuple[Any, Any, Any]]:
@@ -69,12 +51,10 @@ def _nodes(parent: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield from _nodes(node)
 
 
-def _broken(reference: str, file: Path, whole: Mapping[str, Any]) -> str | None:
+def _broken(reference: str, whole: Mapping[str, Any]) -> str | None:
     """What is wrong with ``a``, ``a[b]`` or ``a[b].attribute``; None if it leads somewhere."""
     branch: Any = whole
     for part in reference.partition(".")[0].replace("]", "").split("["):
-        if tag_of(branch).startswith(INCLUDE):
-            branch = parse_yaml(file.parent / tag_of(branch).removeprefix(INCLUDE))
         if not isinstance(branch, Mapping):
             return None  # known when it is resolved
         if part not in branch:

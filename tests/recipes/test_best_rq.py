@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.sizes import published_sizes
-from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "SSL" / "BEST-RQ"
@@ -63,13 +62,12 @@ def test_other_mixers(attention_type: str, run_recipe: RunRecipe) -> None:
     ids=lambda size: f"{size.size}-{size.attention_type}-{size.nhead}",
 )
 def test_models_have_the_published_sizes(size: Any, tmp_path: Path) -> None:
-    recipe = read_recipe(HPARAMS / f"{size.size}.yaml")
-    overrides = recipe.overrides(
+    overrides = (
         f"data_folder: {tmp_path}\noutput_folder: {tmp_path}\nnhead: {size.nhead}\n"
         f"attention_type: {size.attention_type}"
     )
-    with torch.device("meta"), recipe.written_in.open() as stream:
-        model = load_hyperpyyaml(stream, overrides)["model"]
+    with torch.device("meta"):
+        model = built(HPARAMS / f"{size.size}.yaml", overrides)["model"]
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert abs(millions / size.millions - 1) < 0.005
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hyperpyyaml import load_hyperpyyaml
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_names
+from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "ASR" / "CTC"
@@ -130,8 +130,7 @@ def test_two_processes(corpus: Path, tmp_path: Path) -> None:
 def test_every_yaml_has_its_stated_size(hparams: Path, tmp_path: Path) -> None:
     stated = {"conformer": 68.0, "branchformer": 86.1, "small_conformer": None}[hparams.stem]
     overrides = f"data_folder: {tmp_path}\noutput_folder: {tmp_path}"
-    with hparams.open() as stream:
-        encoder = load_hyperpyyaml(stream, overrides)["transformer"].encoder
+    encoder = built(hparams, overrides)["transformer"].encoder
     millions = sum(p.numel() for p in encoder.parameters()) / 1e6
     assert stated is None or abs(millions / stated - 1) < 0.005
 
@@ -164,12 +163,9 @@ def test_bad_flags_are_told(options: list[str], message: str, run_recipe: RunRec
 
 def test_a_key_that_nothing_reads_is_told(run_recipe: RunRecipe, tmp_path: Path) -> None:
     folder = tmp_path / "hparams"
-    text = SMALL.read_text().replace("../../../../../hparams", str(ROOT / "hparams"))
     folder.mkdir()
     shutil.copy(RECIPE / "train.py", tmp_path)
-    (folder / "typo.yaml").write_text(
-        text.replace("warmup_steps: 300", "warmup_steps: 300\nlrr: 1")
-    )
+    (folder / "typo.yaml").write_text(f"base: {SMALL}\nlrr: 1\n")
     with pytest.raises(InputError, match="lrr.*typo.yaml|typo.yaml.*lrr"):
         run_recipe(folder / "typo.yaml", "--debug")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hyperpyyaml import load_hyperpyyaml
 
 from summarymixing_modules.data.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.language_model import LanguageModel
 from summarymixing_modules.training.lm_folder import save_language_model
+from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "LM"
@@ -63,8 +63,7 @@ def test_every_yaml_trains_and_exports(
 
 def test_it_has_its_stated_size(tmp_path: Path) -> None:
     given = f"data_folder: x\ntokenizer_file: x\noutput_folder: {tmp_path}"
-    with TRANSFORMER.open() as stream:
-        model = load_hyperpyyaml(stream, given)["model"]
+    model = built(TRANSFORMER, given)["model"]
     assert abs(sum(p.numel() for p in model.parameters()) / 93.3e6 - 1) < 0.005
     assert "93.3M" in TRANSFORMER.read_text()
 

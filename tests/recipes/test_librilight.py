@@ -97,8 +97,9 @@ def test_variants_have_the_settings_of_the_librispeech_recipe(hparams: Path) -> 
     theirs = ROOT / "recipes" / "LibriSpeech" / hparams.relative_to(RECIPES.parent)
     settings = []
     for file in (hparams, theirs):
-        changes = read_recipe(file, corpus).changes
-        settings.append({k: v for k, v in changes.items() if k not in {*corpus, "output_folder"}})
+        tree = read_recipe(file).tree
+        given = {key: str(getattr(node, "value", node)) for key, node in tree.items()}
+        settings.append({k: v for k, v in given.items() if k not in {*corpus, "output_folder"}})
     assert settings[0] == settings[1]
 
 
@@ -170,7 +171,5 @@ def test_a_variant_adds_only_keys_that_are_read(
     base = SMALL.read_text().replace("../../../..", str(ROOT / "recipes"))
     variant.write_text(base + "valid_minutes: 3\n")
     (tmp_path / "train.py").symlink_to(RECIPE / "train.py")
-    with pytest.raises(
-        InputError, match="own.yaml changes 'valid_minutes', a key that .* not have"
-    ):
+    with pytest.raises(InputError, match="Nothing reads the key 'valid_minutes' .*own.yaml, line"):
         run_recipe(variant, *TINY, f"--data_folder={librilight}")

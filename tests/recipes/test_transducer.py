@@ -22,6 +22,7 @@ from hyperpyyaml import load_hyperpyyaml
 from summarymixing_modules.data.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.streaming import StreamingRecognizer
+from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transducer"
@@ -80,16 +81,14 @@ def test_encoder_has_its_stated_size(
     hparams: str, mixer: list[str], millions: float, tmp_path: Path
 ) -> None:
     overrides = "\n".join([f"data_folder: {tmp_path}", f"output_folder: {tmp_path}", *mixer])
-    with (HPARAMS / f"{hparams}.yaml").open() as stream:
-        built = load_hyperpyyaml(stream, overrides)
-    found = sum(p.numel() for p in built["transformer"].encoder.parameters()) / 1e6
+    transformer = built(HPARAMS / f"{hparams}.yaml", overrides)["transformer"]
+    found = sum(p.numel() for p in transformer.encoder.parameters()) / 1e6
     assert abs(found / millions - 1) < (0.005 if hparams == "conformer" else 0.05)
 
 
 def test_schedule_is_that_of_the_paper(tmp_path: Path) -> None:
     overrides = f"data_folder: {tmp_path}\noutput_folder: {tmp_path}\nnum_encoder_layers: 1"
-    with (HPARAMS / "conformer.yaml").open() as stream:
-        schedule = load_hyperpyyaml(stream, overrides)["lr_scheduler"]
+    schedule = built(HPARAMS / "conformer.yaml", overrides)["lr_scheduler"]
     rates: dict[int, float] = {}
     for step in (0, 12_500, 25_000, 210_000):
         schedule.current_step = step

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training import wav2vec2
-from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "SSL" / "wav2vec2"
@@ -87,10 +86,9 @@ def test_other_mixers(attention_type: str, run_recipe: RunRecipe) -> None:
 def test_models_have_the_published_sizes(
     yaml: str, options: str, millions: float, tmp_path: Path
 ) -> None:
-    recipe = read_recipe(HPARAMS / f"{yaml}.yaml")
     folders = f"data_folder: {tmp_path}\noutput_folder: {tmp_path}\n"
-    with torch.device("meta"), recipe.written_in.open() as stream:
-        model = load_hyperpyyaml(stream, recipe.overrides(folders + options))["model"]
+    with torch.device("meta"):
+        model = built(HPARAMS / f"{yaml}.yaml", folders + options)["model"]
     found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     # Widths come in steps of the heads: a matched one is within 1 %.
     assert abs(found / millions - 1) < (0.01 if "matched_to" in options else 0.005)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperpyyaml import load_hyperpyyaml
+
 from summarymixing_modules.training.yaml_checks import read_recipe
 
 #: Of models and batches of any recipe.
@@ -28,3 +30,9 @@ def flags_for(hparams: Path, options: Mapping[str, Any], **changes: Any) -> list
     tree = read_recipe(hparams).tree
     known = {key: value for key, value in options.items() if key in tree}
     return [f"--{key}={value}" for key, value in (known | changes).items()]
+
+
+def built(hparams: Path, overrides: str = "") -> dict[str, Any]:
+    """The objects of a recipe's YAML file, without its train.py."""
+    loaded: dict[str, Any] = load_hyperpyyaml(read_recipe(hparams).text(), overrides)
+    return loaded

@@ -297,10 +297,10 @@ def test_what_is_refused() -> None:
 
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_switches_can_be_set_from_yaml(statistic: str) -> None:
-    shared = Path(__file__).parents[3] / "hparams" / "mixers.yaml"
+    shared = Path(__file__).parents[3] / "hparams" / "mixer.yaml"
     overrides = {"summary_statistic": statistic, "combiner_activation": False}
     overrides |= {"local_proj_out_dim": D, "summary_out_dim": D, "summary_hid_dim": []}
-    options = load_hyperpyyaml(shared.read_text(encoding="utf-8"), overrides)["options"]
+    options = load_hyperpyyaml(shared.read_text(encoding="utf-8"), overrides)["mixer_settings"]
     cell = build_mixer("SummaryMixing", MixerSize(D, 4), **options)
     assert isinstance(cell, SummaryMixing)
     assert cell.local_activation and cell.summary_activation and not cell.combiner_activation

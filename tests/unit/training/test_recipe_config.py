@@ -16,8 +16,10 @@ from summarymixing_modules.training.config import (
     load_recipe,
     refuse_foreign_mixer_options,
 )
+from summarymixing_modules.training.yaml_checks import read_recipe
 
 YAML = """
+base: features.yaml
 data_folder: !PLACEHOLDER
 output_folder: OUTPUT
 attention_type: SummaryMixing
@@ -28,25 +30,24 @@ layer: !new:torch.nn.Linear
     out_features: !ref <width>
 modules:
     layer: !ref <layer>
-features: !include:features.yaml
-    n_mels: !ref <d_model>
+n_mels: !ref <d_model>
 __note: !ref <data_folder>
 precision: fp32
 """
 FEATURES = """
 n_mels: 80
-rate: !PLACEHOLDER
+rate: 7
 bank: !new:torch.nn.Linear
     in_features: !ref <n_mels>
     out_features: !ref <rate>
 """
-KNOWN = {"attention_type", "modules", "features", "output_folder"}
+KNOWN = {"attention_type", "modules", "bank", "output_folder"}
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A good YAML file that includes another."""
-    (tmp_path / "features.yaml").write_text(FEATURES.replace("!PLACEHOLDER", "7"))
+    """A good YAML file that is based on another."""
+    (tmp_path / "features.yaml").write_text(FEATURES)
     file = tmp_path / "model.yaml"
     file.write_text(YAML.replace("OUTPUT", str(tmp_path / "out")))
     return file
@@ -76,7 +77,7 @@ def edit(file: Path, old: str, new: str) -> Path:
 def test_a_good_recipe(recipe: Path) -> None:
     loaded = load(recipe, "--d_model", "6", "--precision=bf16", "--debug", "--device=cpu")
     assert loaded.hparams["layer"].weight.shape == (12, 6)
-    assert loaded.hparams["features"]["bank"].weight.shape == (7, 6)
+    assert loaded.hparams["bank"].weight.shape == (7, 6)
     assert loaded.overrides == {"data_folder": "/data", "d_model": "6"}
     assert loaded.hparams_file == recipe
     options = loaded.run_opts
@@ -135,10 +136,10 @@ def test_a_broken_file(recipe: Path, text: bytes, told: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("<width>", "<widht>", "model.yaml, line 9, refers to <widht>, but .* mean width"),
-        ("<d_model> * 2", "<d_modl> * 2", "model.yaml, line 6, refers to <d_modl>"),
-        ("layer: !ref <layer>", "layer: !ref <features[bnk]>", "no bnk. Did you mean bank"),
-        ("nn.Linear", "nn.Linaer", "line 7, names torch.nn.Linaer, .* mean torch.nn.Linear"),
+        ("<width>", "<widht>", "model.yaml, line 10, refers to <widht>, but .* mean width"),
+        ("<d_model> * 2", "<d_modl> * 2", "model.yaml, line 7, refers to <d_modl>"),
+        ("layer: !ref <layer>", "layer: !ref <modules[layr]>", "no layr. Did you mean layer"),
+        ("nn.Linear", "nn.Linaer", "line 8, names torch.nn.Linaer, .* mean torch.nn.Linear"),
         ("torch.nn.Linear", "turch.Linear", "names turch.Linear, which does not exist"),
         ("in_features", "in_feature", "the argument in_feature, .* mean in_features"),
         ("    in_features: !ref <d_model>\n", "", "does not fit torch.nn.Linear: missing"),
@@ -148,7 +149,7 @@ def test_references_and_objects_are_checked(recipe: Path, old: str, new: str, to
     assert re.search(told, message(edit(recipe, old, new)))
 
 
-def test_objects_of_an_include_are_checked(recipe: Path) -> None:
+def test_objects_of_a_base_are_checked(recipe: Path) -> None:
     edit(recipe.with_name("features.yaml"), "nn.Linear", "nn.Linaer")
     assert re.search("features.yaml, line 4, names torch.nn.Linaer", message(recipe))
 
@@ -200,9 +201,8 @@ def test_a_key_that_nothing_reads(recipe: Path) -> None:
 
 @pytest.mark.parametrize(
     "reader",
-    ["other: !ref <number>", "other: !ref <number> * 2", "other:\n  - x: !copy <number[a]>",
-     "features2: !include:features.yaml\n    n_mels: !ref <number.attribute>"],
-)  # fmt: skip
+    ["other: !ref <number>", "other: !ref <number> * 2", "other:\n  - x: !copy <number[a]>"],
+)
 def test_all_kinds_of_reading_count(recipe: Path, reader: str) -> None:
     """The key passes; the one that reads it is then the one that nothing reads."""
     edit(recipe, "precision: fp32", f"number: 3\n{reader}")
@@ -216,17 +216,31 @@ def test_keys_that_code_reads(recipe: Path) -> None:
     assert load_recipe(arguments, KNOWN | {"number_of_layers"}).hparams["number_of_layers"] == 3
 
 
-def test_an_include_is_checked_too(recipe: Path) -> None:
-    features = recipe.with_name("features.yaml")
-    edit(recipe, "    n_mels: !ref <d_model>", "    n_mel: !ref <d_model>")
+def test_a_base_is_checked_too(recipe: Path) -> None:
+    features = edit(recipe.with_name("features.yaml"), "rate: 7", "rate: !PLACEHOLDER")
+    assert f"{recipe} needs a value for rate: give --rate=VALUE" in message(recipe)
+    edit(features, "rate: !PLACEHOLDER", "rate: 7\nunread: 3")
+    assert f"key 'unread' ({features}, line 4)" in message(recipe)
+
+
+def test_an_include_is_told_to_be_a_base(recipe: Path) -> None:
+    edit(recipe, "precision: fp32", "more:\n  - !include:features.yaml")
     text = message(recipe)
-    assert f"'features' of {recipe} gives {features} a 'n_mel'" in text
-    assert "Did you mean n_mels?" in text
-    edit(recipe, "n_mel:", "n_mels:")
-    edit(features, "rate: 7", "rate: !PLACEHOLDER")
-    assert f"must give {features} a value for 'rate'" in message(recipe)
+    assert "model.yaml, line 15, includes a file" in text and "under 'base:' instead" in text
+
+
+def test_bases_lie_beside_or_in_a_folder_hparams_above(recipe: Path) -> None:
+    """The nearest one counts."""
+    inner = recipe.parent / "a" / "b"
+    inner.mkdir(parents=True)
+    recipe = recipe.rename(inner / recipe.name)
+    for folder, rate in ((inner.parents[1], 5), (inner.parents[0], 6)):
+        (folder / "hparams").mkdir()
+        (folder / "hparams" / "features.yaml").write_text(FEATURES.replace("7", str(rate)))
+        assert read_recipe(recipe).tree["rate"] == rate
     edit(recipe, "features.yaml", "featurs.yaml")
-    assert "no YAML file" in message(recipe) and "Did you mean features.yaml?" in message(recipe)
+    with pytest.raises(ConfigError, match="names featurs.yaml, which .* mean features.yaml"):
+        read_recipe(recipe)
 
 
 def test_an_output_folder_is_needed(tmp_path: Path) -> None:
@@ -268,7 +282,7 @@ def test_options_of_another_mixer_are_refused() -> None:
 
 @pytest.fixture
 def variant(recipe: Path) -> Path:
-    """A file that changes keys of the good one."""
+    """A file that is based on the good one."""
     edit(recipe, "precision: fp32", "precision: fp32\nsizes: [1, 2]\nnote: none\nmore: {}")
     file = recipe.with_name("wide.yaml")
     file.write_text(
@@ -288,7 +302,7 @@ def load_variant(file: Path, *options: str) -> Recipe:
 def test_a_variant_changes_keys_of_its_base(variant: Path) -> None:
     loaded = load_variant(variant)
     assert loaded.hparams["layer"].weight.shape == (12, 6)
-    assert loaded.hparams["features"]["bank"].in_features == 6
+    assert loaded.hparams["bank"].in_features == 6
     assert loaded.hparams["sizes"] == [6, 7] and loaded.hparams["note"] == "SummaryMixing-wide"
     assert "base" not in loaded.hparams
     assert loaded.hparams_file == variant and loaded.overrides == {"data_folder": "/data"}
@@ -306,7 +320,7 @@ def test_the_command_line_wins_over_a_variant(variant: Path) -> None:
 
 
 def test_a_variant_in_another_folder(variant: Path) -> None:
-    """Includes are looked for beside the base."""
+    """Bases of a base are looked for beside it."""
     moved = variant.parent / "elsewhere" / "wide.yaml"
     moved.parent.mkdir()
     variant.rename(moved)
@@ -314,22 +328,31 @@ def test_a_variant_in_another_folder(variant: Path) -> None:
     assert load_variant(moved).hparams["layer"].weight.shape == (12, 6)
 
 
+def test_later_bases_win_and_blocks_can_be_replaced(variant: Path) -> None:
+    narrow = "d_model: 2\nwidth: 1\nlayer: !new:torch.nn.Dropout\n    p: !ref <width>\n"
+    variant.with_name("narrow.yaml").write_text(narrow)
+    edit(variant, "base: model.yaml", "base: [model.yaml, narrow.yaml]")
+    loaded = load_variant(edit(variant, "d_model: 6 # was 4\n", ""))
+    assert loaded.hparams["sizes"] == [2, 7]
+    assert isinstance(loaded.hparams["modules"]["layer"], torch.nn.Dropout)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("d_model: 6", "d_modl: 6", "wide.yaml changes 'd_modl'.*model.yaml.*mean d_model"),
-        ("d_model: 6", "layer: null", "'layer'.*a block \\(!new:torch.nn.Linear\\)"),
-        ("d_model: 6", "features: null", "'features'.*a block \\(!include:features.yaml\\)"),
-        ("model.yaml", "modle.yaml", "no YAML file.*modle.yaml.*mean model.yaml"),
-        ("base: model.yaml", "base: [model.yaml]", "'base' of .*wide.yaml must name a YAML file"),
-        ("base: model.yaml", "base: deeper.yaml", "wide.yaml is based on .*deeper.yaml"),
+        ("d_model: 6", "d_modl: 6", "Nothing reads the key 'd_modl' .*wide.yaml, line 3.*d_model"),
+        ("model.yaml", "modle.yaml", "names modle.yaml, which is neither.*mean model.yaml"),
+        ("base: model.yaml", "base: 3", "'base' of .*wide.yaml must name YAML files, not 3"),
+        ("base: model.yaml", "base: wide.yaml", "wide.yaml: they are based on each other"),
         ("d_model: 6", "d_model: !PLACEHOLDER", "wide.yaml needs a value for d_model"),
+        ("d_model: 6", "d_model: -6", "d_model in .*wide.yaml, line 3, is -6"),
     ],
 )
 def test_a_bad_variant_is_told(variant: Path, old: str, new: str, told: str) -> None:
-    variant.with_name("deeper.yaml").write_text("base: model.yaml\nd_model: 5\n")
     edit(variant, old, new)
-    assert re.search(told, message(variant))
+    with pytest.raises(ConfigError) as error:
+        load_variant(variant)
+    assert re.search(told, re.sub(r"\s+", " ", str(error.value)))
 
 
 def test_an_option_of_a_variant_must_be_a_key_of_its_base(variant: Path) -> None:
