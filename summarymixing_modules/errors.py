@@ -32,8 +32,8 @@ def explain(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, InputError):
         return _without_worker(text)
-    if isinstance(error, OSError) and error.strerror:
-        return _of_files(error)
+    if isinstance(error, OSError):
+        return _of_files(error) if error.strerror else text or None
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is slow to import
         return (
             f"{text.partition('. ')[0]}. Lower --max_batch_length and raise "
