@@ -65,6 +65,27 @@ def test_errors_are_one_line_and_a_status(
     assert captured.err.count("\n") == 1 and not captured.out
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: Permission denied: /x\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_what_a_person_can_mend_has_no_traceback(
+    error: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(demo, "run_demo", fail)
+    assert main(["demo"]) == status and capsys.readouterr().err == said
+
+
 def test_demo_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
 
