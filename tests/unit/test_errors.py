@@ -32,6 +32,7 @@ def of_system(number: int, *names: str) -> OSError:
         (InputError("--x=1 must be 2."), "--x=1 must be 2."),
         (of_system(errno.ENOENT, "talk.wav"), "No such file or directory: talk.wav"),
         (of_system(errno.EACCES, "/run/log"), "Permission denied: /run/log"),
+        (of_system(errno.EEXIST, "/run"), "something of this name is in the way: /run"),
         (of_system(errno.ENOSPC), "the disk is full. Make room, and give the same command again."),
         (of_system(errno.EMFILE, "a.wav"), "too many files are open: a.wav: raise the limit"),
         (FileNotFoundError("There is no kenlm model."), "There is no kenlm model."),
