@@ -8,15 +8,33 @@ from collections.abc import Sequence
 
 from summarymixing_modules._version import __version__
 from summarymixing_modules.bench.flags import add_bench_flags, add_plan_flags
-from summarymixing_modules.compat import UnsupportedEnvironmentError, check_environment
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.compat import check_environment
+from summarymixing_modules.errors import explain
 from summarymixing_modules.tables.arguments import add_arguments, split_flags
 
+INTERRUPTED = 130  # the exit status of what Ctrl-C ends
 DEVICE_HELP = "cpu, cuda, cuda:1, … (default: cuda where there is one)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        check_environment()
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 1
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, read; ends the process when it means nothing, as argparse does."""
     parser = argparse.ArgumentParser(prog="summarymixing", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -28,14 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_bench(commands)
     _add_plan(commands)
     _add_tables(commands)
-    own, extra = split_flags(sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(own, argparse.Namespace(extra=extra))
-    try:
-        check_environment()
-        return int(arguments.run(arguments))
-    except (InputError, UnsupportedEnvironmentError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    own, extra = split_flags(argv)
+    return parser.parse_args(own, argparse.Namespace(extra=extra))
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -32,8 +32,8 @@ def explain(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, InputError):
         return _without_worker(text)
-    if isinstance(error, OSError) and error.strerror:
-        return _of_files(error)
+    if isinstance(error, OSError):
+        return _of_files(error) if error.strerror else text or None
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is slow to import
         return (
             f"{text.partition('. ')[0]}. Lower --max_batch_length and raise "
@@ -49,6 +49,8 @@ def _of_files(error: OSError) -> str:
     place = "" if error.filename is None else f": {os.fspath(error.filename)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{place}. Make room, and give the same command again."
+    if error.errno == errno.EEXIST:
+        return f"something of this name is in the way{place}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many files are open{place}: raise the limit (ulimit -n 4096)."
     return f"{error.strerror}{place}"

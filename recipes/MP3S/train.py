@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from summarymixing_modules.training.classification_data import ClassificationDat
 from summarymixing_modules.training.config import Recipe, load_recipe, run
 
 logger = get_logger(__name__)
+
+#: Entries of result.json that count, by test set.
+SUMMED = ("test_utterances", "test_missing")
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
@@ -104,10 +107,16 @@ def probe_folds(argv: Sequence[str], folder: Path, task: ProbingTask) -> dict[st
         "scores": scores,
         "layer_weights": [statistics.fmean(shares) for shares in layers],
         "train_seconds": sum(result["train_seconds"] for result in results),
+        **{key: _summed([result[key] for result in results]) for key in SUMMED},
     }
     write_atomically(folder / "result.json", json.dumps(total, indent=2) + "\n")
     print(f"Result of {len(FOLDS)} folds: {folder / 'result.json'}")
     return total
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Counts by name, of all folds together."""
+    return {name: sum(count[name] for count in counts) for name in counts[0]}
 
 
 def _without(argv: Sequence[str], options: Sequence[str]) -> list[str]:

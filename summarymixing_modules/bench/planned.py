@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -20,8 +18,17 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.widths import count_parameters, without_memory
-from summarymixing_modules.training.options import RUN_OPTIONS, read_overrides
+from summarymixing_modules.training.consistency import check_together, values_of
+from summarymixing_modules.training.options import (
+    RUN_OPTIONS,
+    as_yaml,
+    overrides_in,
+    read_flags,
+    run_options,
+)
+from summarymixing_modules.training.values import check_values, checked_flags
 from summarymixing_modules.training.yaml_checks import RecipeFile, check_yaml, read_recipe
+from summarymixing_modules.training.yaml_objects import check_objects
 
 PLACEHOLDER = "!PLACEHOLDER"
 NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at
@@ -81,19 +88,25 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
     """
     known = known_keys(file)
     source = read_recipe(file)
-    overrides = read_overrides(flags, source.tree)
+    given = checked_flags(read_flags(flags, source.tree), source)
+    overrides = overrides_in(given)
     missing = _placeholders(source, overrides)
+    check_objects(source)
     if known is not None:
         check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
-    _, run_opts, text = sb.parse_arguments([str(file), *flags])
-    given = {name: getattr(run_opts, name) for name in run_opts.overridden_args}
+    run_opts = run_options(str(file), given)
+    options = {name: run_opts[name] for name in run_opts.overridden_args}
     with tempfile.TemporaryDirectory() as scratch:
-        changes: dict[str, Any] = dict.fromkeys(missing, NOT_GIVEN)
-        changes |= {key: None for key in AUGMENTATION if key in source.tree}
-        changes |= YAML(typ="safe").load(text) or {}
+        changes = dict.fromkeys(missing, NOT_GIVEN)
+        changes |= {key: "null" for key in AUGMENTATION if key in source.tree}
+        changes |= overrides
         changes["output_folder"] = scratch  # loggers and checkpointers make folders
-        hparams, device = _build(source, changes, real)
-    return PlannedRecipe(file, hparams, given, missing, device)
+        text = resolve_references(source.text(), as_yaml(changes)).getvalue()
+        tree = YAML().load(text)
+        check_values(tree, source, changes)
+        check_together(values_of(tree, options), overrides)
+        hparams, device = _build(file, text, real)
+    return PlannedRecipe(file, hparams, options, missing, device)
 
 
 def known_keys(file: Path) -> Collection[str] | None:
@@ -155,22 +168,15 @@ def _placeholders(source: RecipeFile, overrides: Collection[str]) -> tuple[str, 
     return tuple(found)
 
 
-def _build(
-    source: RecipeFile, changes: Mapping[str, Any], real: bool
-) -> tuple[dict[str, Any], str]:
-    """The objects of the YAML file, on the meta device where that can be."""
-    text = io.StringIO()
-    YAML().dump(dict(changes), text)
-
-    def build() -> dict[str, Any]:
-        hparams: dict[str, Any] = load_hyperpyyaml(source.text(), text.getvalue())
-        return hparams
-
+def _build(file: Path, text: str, real: bool) -> tuple[dict[str, Any], str]:
+    """The objects of a resolved YAML file, on the meta device where that can be."""
     try:
         if not real:
             # Where something in it wants values, it gets memory.
             with suppress(NotImplementedError, RuntimeError), without_memory():
-                return build(), "meta"
-        return build(), "cpu"
-    except (OSError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{source.file} cannot be built: {error}") from error
+                return load_hyperpyyaml(text), "meta"
+        return load_hyperpyyaml(text), "cpu"
+    except InputError:
+        raise
+    except (OSError, TypeError, KeyError, AttributeError, ValueError, AssertionError) as error:
+        raise InputError(f"{file} cannot be built: {error}") from error

@@ -71,9 +71,11 @@ start a recipe of another task with the same mixer and sizes from it, with `--in
 take what its layers say about padded audio, lengths in samples:
 
 ```python
+import torch
 from summarymixing_modules.bundles import SSLEncoder
 
 encoder = SSLEncoder.from_bundle("{name}").freeze()
+samples_BL, lengths_B = torch.rand(2, {rate}), torch.tensor([{rate}, {rate} // 2])
 hidden = encoder(samples_BL, lengths_B)  # .states, .output_BTD, .lengths_B
 ```
 """
@@ -131,7 +133,7 @@ def model_card(content: RunContent, name: str) -> str:
         parameters=sum(t.numel() for n, t in content.tensors.items() if n.startswith("model.")),
         version=config["summarymixing_modules"],
         averaged=config["averaged_checkpoints"],
-        use=words.use.format(name=name, labels=labels),
+        use=words.use.format(name=name, labels=labels, rate=config["sample_rate"]),
         figures=_figures(content.result, words.note),
         rate=config["sample_rate"],
         streaming=_streaming(config["streaming"]) if kind == RECOGNISER else "",

@@ -18,11 +18,13 @@ from summarymixing_modules.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+#: The flags that say how much may be unusable: of what is trained on, and of a test set.
+FLAG, TEST_FLAG = "--max_bad_audio", "--test_max_bad_audio"
 _COLUMNS = ("path", "id", "reason")
 
 
 class TooManyBadFiles(InputError):
-    """More of the corpus is unusable than ``max_bad_fraction`` allows."""
+    """More of the corpus is unusable than is tolerated."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,17 @@ class BadFile:
     reason: str
 
 
-def tolerated(total: int, max_bad_fraction: float) -> int:
+def tolerated(total: int, max_bad_fraction: float, flag: str = FLAG) -> int:
     """How many of ``total`` utterances may be unusable.
 
     At least one, so that a single bad file does not stop work on a small corpus; but none at all
     when ``max_bad_fraction`` is 0.
 
     Raises:
-        ValueError: the fraction is outside [0, 1].
+        InputError: the fraction is outside [0, 1].
     """
     if not 0.0 <= max_bad_fraction <= 1.0:
-        raise ValueError(f"--max_bad_audio {max_bad_fraction}: use a fraction between 0 and 1")
+        raise InputError(f"{flag} {max_bad_fraction}: use a fraction between 0 and 1")
     return max(1, math.floor(max_bad_fraction * total)) if max_bad_fraction else 0
 
 
@@ -55,6 +57,7 @@ def refuse_too_many(
     csv_path: Path,
     what: str = "utterances",
     where: str = "",
+    flag: str = FLAG,
 ) -> None:
     """End a preparation in which too much is unusable.
 
@@ -65,17 +68,18 @@ def refuse_too_many(
         csv_path: the list of them.
         what: they are called.
         where: begins the message, such as "train: ".
+        flag: that the fraction is given by.
 
     Raises:
         TooManyBadFiles: more are bad than is tolerated.
     """
-    limit = tolerated(total, max_bad_fraction)
+    limit = tolerated(total, max_bad_fraction, flag)
     if len(bad) > limit:
         examples = "\n".join(f"  {file.reason}" for file in bad[:5])
         raise TooManyBadFiles(
             f"{where}{len(bad)} of {total} {what} are unusable, more than the {limit} allowed by "
-            f"--max_bad_audio {max_bad_fraction:g}:\n{examples}\nAll are listed in {csv_path}: "
-            "repair them, or raise --max_bad_audio to go on without them"
+            f"{flag} {max_bad_fraction:g}:\n{examples}\nAll are listed in {csv_path}: "
+            f"repair them, or raise {flag} to go on without them"
         )
 
 
@@ -89,9 +93,10 @@ class BadAudioLog:
         csv_path: the file; made at the first bad utterance.
         total: number of utterances of the corpus; ``None`` keeps the list without a limit.
         max_bad_fraction: part of ``total`` that may be unusable; see `tolerated`.
+        flag: that it is given by.
 
     Raises:
-        ValueError: the fraction is outside [0, 1].
+        InputError: the fraction is outside [0, 1].
     """
 
     def __init__(
@@ -99,10 +104,12 @@ class BadAudioLog:
         csv_path: str | os.PathLike[str],
         total: int | None = None,
         max_bad_fraction: float = 0.01,
+        flag: str = FLAG,
     ) -> None:
         self.csv_path = Path(csv_path)
         self.total = total
-        self.limit = None if total is None else tolerated(total, max_bad_fraction)
+        self.flag = flag
+        self.limit = None if total is None else tolerated(total, max_bad_fraction, flag)
         self.max_bad_fraction = max_bad_fraction
 
     def _lock(self) -> FileLock:
@@ -157,9 +164,9 @@ class BadAudioLog:
         if self.limit is not None and len(listed) > self.limit:
             raise TooManyBadFiles(
                 f"{len(listed)} of {self.total} utterances are unusable, more than the "
-                f"{self.limit} allowed by --max_bad_audio {self.max_bad_fraction:g}. "
+                f"{self.limit} allowed by {self.flag} {self.max_bad_fraction:g}. "
                 f"The last one: {listed[-1].reason}. All are listed in {self.csv_path}: repair "
-                "them and delete that list, or raise --max_bad_audio to go on without them"
+                f"them and delete that list, or raise {self.flag} to go on without them"
             )
 
     def forget(self, folder: str) -> None:

@@ -51,6 +51,7 @@ def prepare_common_voice(
     max_bad_fraction: float = 0.01,
     skip_prep: bool = False,
     progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
 ) -> LabelledManifests:
     """Write ``cv_LANGUAGE_SPLIT.csv`` for train, dev and test into ``save_folder``.
 
@@ -73,6 +74,8 @@ def prepare_common_voice(
             is 0.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
+            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, a language that is not known, a malformed list, or no usable
@@ -88,7 +91,13 @@ def prepare_common_voice(
         return manifests.require()
     root = _language_folder(Path(data_folder), language)
     preparation = Preparation(
-        Path(data_folder), save, workers, "header", max_bad_fraction, progress
+        Path(data_folder),
+        save,
+        workers,
+        "header",
+        max_bad_fraction,
+        progress,
+        test_max_bad_fraction=test_max_bad_fraction,
     )
     converter = _Converter(root / "clips", Path(clips_folder) / language, language, longest)
     for split in SPLITS:
@@ -99,7 +108,8 @@ def prepare_common_voice(
             "longest": longest,
         }
         name = f"cv_{language}_{split}"
-        preparation.prepare(name, fingerprint, _lister(preparation, converter, root, split))
+        listing = _lister(preparation, converter, root, split)
+        preparation.prepare(name, fingerprint, listing, split == "test")
     return manifests
 
 

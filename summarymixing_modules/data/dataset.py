@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 from summarymixing_modules.data.audio import AudioError, read_audio
-from summarymixing_modules.data.bad_audio import BadAudioLog
-from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Row, read_manifest
+from summarymixing_modules.data.bad_audio import TEST_FLAG, BadAudioLog
+from summarymixing_modules.data.manifest import Manifest, ManifestError, read_manifest
+from summarymixing_modules.data.manifest_dataset import ManifestDataset
+from summarymixing_modules.data.preparation import left_out
 from summarymixing_modules.data.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ class SpeechDatasets:
         bad_audio: where files that break while they are read are noted.
     """
 
-    train: DynamicItemDataset
-    valid: DynamicItemDataset
-    test: dict[str, DynamicItemDataset]
+    train: ManifestDataset
+    valid: ManifestDataset
+    test: dict[str, ManifestDataset]
     bad_audio: BadAudioLog
 
 
@@ -86,6 +86,7 @@ def make_datasets(
     avoid_if_longer_than: float | None = None,
     avoid_if_shorter_than: float | None = None,
     max_bad_fraction: float = 0.01,
+    test_max_bad_fraction: float = 0.0,
 ) -> SpeechDatasets:
     """Build the datasets of a recipe.
 
@@ -105,7 +106,10 @@ def make_datasets(
             leaves shuffling to the loader (``shuffle=True`` or `batching.make_batch_sampler`).
         avoid_if_longer_than: leave training utterances out that last longer, s.
         avoid_if_shorter_than: leave training utterances out that are shorter, s.
-        max_bad_fraction: part of all utterances that may be broken, see `BadAudioLog`.
+        max_bad_fraction: part of the training and validation utterances that may be broken, see
+            `BadAudioLog`.
+        test_max_bad_fraction: part of the test utterances that may be, likewise; they are noted in
+            ``bad_test_audio.csv`` beside ``bad_audio_csv``.
 
     Raises:
         ManifestError: a manifest is missing, malformed or empty, the audio is not under
@@ -117,14 +121,19 @@ def make_datasets(
     if taken := {"train", "valid"} & set(test_csvs):
         raise ManifestError(f"a test set cannot be called {taken.pop()!r}: choose another name")
     paths = {"train": train_csv, "valid": valid_csv, **test_csvs}
-    manifests = {name: _read(path, data_root, tokenizer) for name, path in paths.items()}
-    bad_audio = BadAudioLog(
-        bad_audio_csv, sum(len(rows) for rows in manifests.values()), max_bad_fraction
+    datasets = {name: _read(path, data_root, tokenizer) for name, path in paths.items()}
+    heard = {name: datasets[name] for name in ("train", "valid")}
+    tested = {name: datasets[name] for name in test_csvs}
+    bad_audio = BadAudioLog(bad_audio_csv, _total(heard), max_bad_fraction)
+    bad_test_audio = BadAudioLog(
+        Path(bad_audio_csv).with_name("bad_test_audio.csv"),
+        _total(tested),
+        test_max_bad_fraction,
+        TEST_FLAG,
     )
-    reader = _Reader(bad_audio, sample_rate)
-    datasets = {
-        name: _build(rows, data_root, reader, tokenizer) for name, rows in manifests.items()
-    }
+    for sets, log in ((heard, bad_audio), (tested, bad_test_audio)):
+        for dataset in sets.values():
+            _add_items(dataset, _Reader(log, sample_rate), tokenizer)
     train = _limit_length(datasets.pop("train"), avoid_if_shorter_than, avoid_if_longer_than)
     if sorting != "random":
         train = train.filtered_sorted(sort_key="duration", reverse=sorting == "descending")
@@ -133,51 +142,44 @@ def make_datasets(
     return SpeechDatasets(train, by_length.pop("valid"), by_length, bad_audio)
 
 
-def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer | None) -> list[Row]:
+def _total(datasets: Mapping[str, ManifestDataset]) -> int:
+    return sum(map(len, datasets.values()))
+
+
+def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer | None) -> ManifestDataset:
     """A manifest whose audio is where it says and whose transcripts can be encoded."""
-    rows = read_manifest(path)
-    if not rows:
+    manifest = read_manifest(path)
+    if not manifest:
         raise ManifestError(f"{path}: has no utterances: prepare the corpus again")
-    first = _locate(rows[0], data_root)
+    dataset = ManifestDataset(manifest, data_root, len(left_out(Path(path))))
+    first = dataset.data.items_of(manifest[0])["wav"]
     if not Path(first).exists():
         raise ManifestError(
             f"--data_folder {data_root}: {first}, the first file of {path}, is not there. If the "
             "corpus has moved, prepare it again (--skip_prep False)"
         )
-    if tokenizer is None:
-        return rows
-    unknown = tokenizer.unknown_characters("".join({c for row in rows for c in row.wrd}))
-    for row in rows:
+    if tokenizer is not None:
+        _check_texts(manifest, tokenizer)
+    return dataset
+
+
+def _check_texts(manifest: Manifest, tokenizer: Tokenizer) -> None:
+    characters = set[str]()
+    for row in manifest:
         if not row.wrd:
-            raise ManifestError(f"{path}: the utterance {row.id} has an empty transcript")
-        if unknown and not set(unknown).isdisjoint(row.wrd):
-            tokenizer.encode(row.wrd, row.id)
-    return rows
+            raise ManifestError(f"{manifest.path}: the utterance {row.id} has an empty transcript")
+        characters.update(row.wrd)
+    unknown = set(tokenizer.unknown_characters("".join(characters)))
+    if unknown:
+        row = next(row for row in manifest if not unknown.isdisjoint(row.wrd))
+        tokenizer.encode(row.wrd, row.id)
 
 
-def _locate(row: Row, data_root: StrPath) -> str:
-    return row.wav.replace(DATA_ROOT, str(data_root), 1)
-
-
-def _build(
-    rows: Iterable[Row], data_root: StrPath, reader: _Reader, tokenizer: Tokenizer | None
-) -> DynamicItemDataset:
-    data = {
-        row.id: {
-            "duration": row.duration,
-            "wav": sys.intern(_locate(row, data_root)),  # once for all parts of a file
-            "spk_id": row.spk_id,
-            "wrd": row.wrd,
-            "start": row.start,
-            "stop": row.stop,
-        }
-        for row in rows
-    }
-    dataset = DynamicItemDataset(data)
+def _add_items(dataset: ManifestDataset, reader: _Reader, tokenizer: Tokenizer | None) -> None:
     dataset.add_dynamic_item(reader, takes=["wav", "id", "start", "stop"], provides="sig")
     if tokenizer is None:
         dataset.set_output_keys(["id", "sig", "duration"])
-        return dataset
+        return
     encoder = _Encoder(tokenizer)
     dataset.add_dynamic_item(encoder.tokens, takes=["wrd", "id"], provides="tokens")
     keys = ["id", "sig", "wrd", "tokens", "duration"]
@@ -186,12 +188,11 @@ def _build(
         dataset.add_dynamic_item(encoder.tokens_eos, takes=["tokens"], provides="tokens_eos")
         keys += ["tokens_bos", "tokens_eos"]
     dataset.set_output_keys(keys)
-    return dataset
 
 
 def _limit_length(
-    dataset: DynamicItemDataset, shortest: float | None, longest: float | None
-) -> DynamicItemDataset:
+    dataset: ManifestDataset, shortest: float | None, longest: float | None
+) -> ManifestDataset:
     """Leave out what is too short or too long, and say how much that is."""
     if shortest is None and longest is None:
         return dataset
@@ -200,12 +201,12 @@ def _limit_length(
     kept = dataset.filtered_sorted(key_min_value=minimum, key_max_value=maximum)
     flags = f"--avoid_if_shorter_than {shortest} --avoid_if_longer_than {longest}"
     if len(kept) == 0:
-        durations = [item["duration"] for item in dataset.data.values()]
+        durations = dataset.durations
         raise ManifestError(
-            f"{flags} leave no training utterance: they last {min(durations):.2f} to "
-            f"{max(durations):.2f} s. Allow more"
+            f"{flags} leave no training utterance: they last {durations.min():.2f} to "
+            f"{durations.max():.2f} s. Allow more"
         )
-    hours = _hours(dataset) - _hours(kept)
+    hours = (dataset.durations.sum() - kept.durations.sum()) / 3600
     logger.info(
         "%s: %d of %d training utterances left out (%.2f h)",
         flags,
@@ -214,7 +215,3 @@ def _limit_length(
         hours,
     )
     return kept
-
-
-def _hours(dataset: DynamicItemDataset) -> float:
-    return sum(float(dataset.data[name]["duration"]) for name in dataset.data_ids) / 3600

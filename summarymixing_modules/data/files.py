@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 #: A file name may hold bytes that are not UTF-8 (Python's surrogates): they are written as \\udcNN.
 _UNKNOWN_BYTES = "backslashreplace"
@@ -27,20 +27,34 @@ def sync_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step; text is UTF-8. The folder is made if it is missing."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file to write, text in UTF-8, that takes the place of another once it is complete.
+
+    The folder is made if it is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if isinstance(content, str):
-        content = content.encode(errors=_UNKNOWN_BYTES)
-    partial.write_bytes(content)
-    sync_to_disk(partial)
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8", errors=_UNKNOWN_BYTES, newline="") as file:
+            yield file
+        sync_to_disk(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_to_disk(path.parent)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step; text is UTF-8. The folder is made if it is missing."""
+    with replacing(path) as file:
+        if isinstance(content, str):
+            file.write(content)
+        else:
+            file.buffer.write(content)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Replace a CSV file in one step."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue())
+    with replacing(path) as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from summarymixing_modules.data.bad_audio import BadFile
@@ -28,6 +28,8 @@ from summarymixing_modules.data.preparation import (
     Utterance,
     Verify,
     file_state,
+    left_out,
+    note_left_out,
 )
 from summarymixing_modules.data.reading import files_in, read_lines
 
@@ -57,6 +59,7 @@ def prepare_iemocap(
     max_bad_fraction: float = 0.01,
     skip_prep: bool = False,
     progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
 ) -> LabelledManifests:
     """Write ``iemocap.csv`` and, for a fold, ``foldN_{train,valid,test}.csv`` into ``save_folder``.
 
@@ -78,6 +81,8 @@ def prepare_iemocap(
             is 0.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        test_max_bad_fraction: part of the fold's test speaker that may be unusable: scores of a
+            part of a test set cannot be compared.
 
     Raises:
         ManifestError: no corpus, no such fold, or a class or speaker without utterances.
@@ -91,10 +96,23 @@ def prepare_iemocap(
     if skip_prep:
         return manifests.require()
     root = _corpus_root(Path(data_folder))
-    preparation = Preparation(Path(data_folder), save, workers, verify, max_bad_fraction, progress)
+    preparation = Preparation(
+        Path(data_folder),
+        save,
+        workers,
+        verify,
+        max_bad_fraction,
+        progress,
+        test_max_bad_fraction=test_max_bad_fraction,
+    )
     fingerprint = {"root": str(root), "files": [file_state(path) for path in _watched(root)]}
     corpus = preparation.prepare("iemocap", fingerprint, lambda: read_turns(root))
     _write_fold(corpus, manifests, fold)
+    (test,) = manifests.test.values()
+    (speaker,) = speakers_of_fold(fold)[2]
+    bad = [file for file in left_out(corpus) if _speaker(file.id) in (speaker, None)]
+    note_left_out(test, bad)
+    preparation.refuse_too_many(bad, test.stem, len(read_manifest(test)), test=True)
     return manifests
 
 
@@ -121,7 +139,9 @@ def _write_fold(corpus: Path, manifests: LabelledManifests, fold: int) -> None:
     _require_classes(read_manifest(manifests.train), annotations, fold)
 
 
-def _require_classes(rows: list[Row], annotations: dict[str, dict[str, str]], fold: int) -> None:
+def _require_classes(
+    rows: Iterable[Row], annotations: dict[str, dict[str, str]], fold: int
+) -> None:
     """Every class must be there to be learnt."""
     counts = Counter(annotations[row.id][TASK] for row in rows)
     empty = [name for name in CLASSES if not counts[name]]
@@ -197,6 +217,12 @@ def _labelled_turns(file: Path) -> Iterator[tuple[str, str, str]]:
             yield f"{file}:{number}", match["turn"], match["emotion"]
 
 
+def _speaker(turn: str) -> str | None:
+    """Who says a turn; None if that is not the name of one."""
+    name = _NAME.match(turn)
+    return None if name is None else name["session"] + name["sex"]
+
+
 def _utterance(root: Path, where: str, turn: str, emotion: str) -> Utterance | BadFile:
     name = _NAME.match(turn)
     if name is None:
@@ -206,5 +232,5 @@ def _utterance(root: Path, where: str, turn: str, emotion: str) -> Utterance | B
         return BadFile(where, turn, f"{where}: {emotion!r} is no emotion of IEMOCAP ({known})")
     folder = root / f"Session{int(name['session'][3:])}" / "sentences" / "wav"
     audio = folder / turn.rpartition("_")[0] / f"{turn}.wav"
-    speaker = name["session"] + name["sex"]
-    return Utterance(turn, audio, {TASK: EMOTIONS[emotion]}, speaker=speaker)
+    annotation = {TASK: EMOTIONS[emotion]}
+    return Utterance(turn, audio, annotation, speaker=_speaker(turn) or "")

@@ -53,6 +53,7 @@ def prepare_librispeech(
     max_bad_fraction: float = 0.01,
     skip_prep: bool = False,
     progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
 ) -> LibriSpeechManifests:
     """Write ``train.csv``, ``valid.csv`` and a CSV for each split into ``save_folder``.
 
@@ -78,6 +79,8 @@ def prepare_librispeech(
             0.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
+            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, no such split, no usable utterance, the same split in train and in
@@ -98,7 +101,7 @@ def prepare_librispeech(
         return manifests
     folder = Path(data_folder)
     preparation = Preparation(
-        folder, save, workers, verify, max_bad_fraction, progress, annotated=False
+        folder, save, workers, verify, max_bad_fraction, progress, False, test_max_bad_fraction
     )
     root = corpus_root(folder)
     if (root / "demo.json").is_file():
@@ -106,7 +109,7 @@ def prepare_librispeech(
     for split in dict.fromkeys((*train_splits, *dev_splits, *test_splits)):
         source = split_folder(root, split)
         state = {"root": str(root.relative_to(folder)), **split_fingerprint(source)}
-        preparation.prepare(split, state, partial(_listing, source))
+        preparation.prepare(split, state, partial(_listing, source), split in test_splits)
     merge_manifests([save / f"{split}.csv" for split in train_splits], manifests.train)
     merge_manifests([save / f"{split}.csv" for split in dev_splits], manifests.valid)
     return manifests

@@ -10,13 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, check_audio, read_audio
-from summarymixing_modules.data.bad_audio import BadAudioLog, BadFile, refuse_too_many
+from summarymixing_modules.data.bad_audio import (
+    FLAG,
+    TEST_FLAG,
+    BadAudioLog,
+    BadFile,
+    refuse_too_many,
+)
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labelled import annotations_of, write_annotations
 from summarymixing_modules.data.manifest import (
@@ -35,7 +41,7 @@ Verify = Literal["header", "decode"]
 _VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """An utterance as a corpus lists it; its audio has not been looked at.
 
@@ -84,6 +90,7 @@ class Preparation:
             0.
         progress: show progress bars.
         annotated: write annotations, too.
+        test_max_bad_fraction: part of a test split that may be unusable.
 
     Raises:
         ManifestError: a setting that means nothing.
@@ -96,6 +103,7 @@ class Preparation:
     max_bad_fraction: float = 0.01
     progress: bool = True
     annotated: bool = True
+    test_max_bad_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if self.verify not in get_args(Verify):
@@ -106,7 +114,11 @@ class Preparation:
             raise ManifestError(f"--prep_workers {self.workers}: use at least 1")
 
     def prepare(
-        self, name: str, fingerprint: Mapping[str, Any], listing: Callable[[], Listing]
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        listing: Callable[[], Listing],
+        test: bool = False,
     ) -> Path:
         """Write a split, or keep it if it is finished and nothing has changed.
 
@@ -114,6 +126,7 @@ class Preparation:
             name: of the split, and so of its files.
             fingerprint: JSON that changes when the corpus or the settings of the listing do.
             listing: lists the split; called only if it has to be prepared.
+            test: the split is for testing.
 
         Returns:
             the manifest.
@@ -126,28 +139,33 @@ class Preparation:
         stamp_path = self.save_folder / f"{name}.json"
         current = {"version": _VERSION, "verify": self.verify, **fingerprint}
         bad = _bad_of_finished(csv_path, stamp_path, current)
-        reused = bad is not None
+        again = " (as prepared before)"
         if bad is None:
+            again = ""
             self._bad_log(name).csv_path.unlink(missing_ok=True)
             listed = listing()
             rows, bad = self._examine(listed, name)
-            self._report_bad(bad, name, len(rows) + len(bad))
-            if not rows:
-                raise ManifestError(f"{name}: there is no usable utterance in {self.data_folder}")
-            if self.annotated:
-                annotations = {
-                    utterance.id: utterance.annotation for utterance in listed.utterances
-                }
-                write_annotations(csv_path, {row.id: annotations[row.id] for row in rows})
-            write_manifest(csv_path, rows)
+            self.refuse_too_many(bad, name, len(rows), test)
+            self._write(csv_path, listed, rows)
             write_atomically(stamp_path, _stamp(csv_path, current, bad))
-        else:
-            rows = read_manifest(csv_path)
-            self._report_bad(bad, name, len(rows) + len(bad))
-        again = " (as prepared before)" if reused else ""
-        hours = sum(row.duration for row in rows) / 3600
-        logger.info(f"{name}: {len(rows)} utterances, {hours:.2f} h, {len(bad)} unusable{again}")
+        manifest = read_manifest(csv_path)
+        if again:
+            self.refuse_too_many(bad, name, len(manifest), test)
+        hours = manifest.durations.sum() / 3600
+        logger.info(
+            f"{name}: {len(manifest)} utterances, {hours:.2f} h, {len(bad)} unusable{again}"
+        )
         return csv_path
+
+    def _write(self, csv_path: Path, listed: Listing, rows: Sequence[Row]) -> None:
+        if not rows:
+            raise ManifestError(
+                f"{csv_path.stem}: there is no usable utterance in {self.data_folder}"
+            )
+        if self.annotated:
+            annotations = {utterance.id: utterance.annotation for utterance in listed.utterances}
+            write_annotations(csv_path, {row.id: annotations[row.id] for row in rows})
+        write_manifest(csv_path, rows)
 
     def _examine(self, listing: Listing, name: str) -> tuple[list[Row], list[BadFile]]:
         """Check every file."""
@@ -192,10 +210,41 @@ class Preparation:
     def _bad_log(self, name: str) -> BadAudioLog:
         return BadAudioLog(self.save_folder / f"bad_{name}.csv")
 
-    def _report_bad(self, bad: list[BadFile], name: str, total: int) -> None:
+    def refuse_too_many(
+        self, bad: Sequence[BadFile], name: str, usable: int, test: bool = False
+    ) -> None:
+        """List what is unusable of a split; refuse too much.
+
+        Args:
+            bad: what is.
+            name: of the split.
+            usable: how many utterances are left.
+            test: the split is for testing.
+
+        Raises:
+            TooManyBadFiles: more is unusable than is tolerated.
+        """
         log = self._bad_log(name)
         log.record_all(bad)
-        refuse_too_many(bad, total, self.max_bad_fraction, log.csv_path, where=f"{name}: ")
+        fraction = self.test_max_bad_fraction if test else self.max_bad_fraction
+        flag = TEST_FLAG if test else FLAG
+        total = usable + len(bad)
+        refuse_too_many(bad, total, fraction, log.csv_path, where=f"{name}: ", flag=flag)
+
+
+def left_out(manifest: Path) -> list[BadFile]:
+    """What could not be used of the split of a manifest; nothing if it was not prepared here."""
+    try:
+        stamp = json.loads(manifest.with_suffix(".json").read_text(encoding="utf-8"))
+        return [BadFile(**entry["file"]) for entry in stamp["bad"]]
+    except FileNotFoundError:
+        return []
+
+
+def note_left_out(manifest: Path, bad: Sequence[BadFile]) -> None:
+    """Note what could not be used beside a manifest that was made of another one."""
+    content = {"bad": [{"file": asdict(file)} for file in bad]}
+    write_atomically(manifest.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
 
 
 def file_state(path: str | os.PathLike[str]) -> list[int] | None:

@@ -7,9 +7,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import sentencepiece
 from filelock import FileLock
@@ -98,15 +98,15 @@ class SentencePieceTokenizer(Tokenizer):
                 f"--output_neurons (--num_tokens) is {num_tokens}: give the vocabulary size that "
                 f"{model_type} shall have"
             )
-        texts = [row.wrd for row in read_manifest(csv_path)]
-        if not texts:
+        manifest = read_manifest(csv_path)
+        if not manifest:
             raise TextError(f"{csv_path}: has no transcripts to train a tokenizer on")
-        settings = [num_tokens, model_type, bos_eos, texts]
-        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+        digest = _digest([num_tokens, model_type, bos_eos], (row.wrd for row in manifest))
         model_path = Path(folder) / f"{model_type}_{num_tokens or 'all'}_{digest}.model"
         model_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(model_path.with_name(".tokenizer.lock")):
             if not model_path.is_file():
+                texts = [row.wrd for row in manifest]
                 write_atomically(model_path, _train(texts, num_tokens, model_type, bos_eos))
         return cls(model_path)
 
@@ -132,6 +132,15 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, indices: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
         return str(self.processor.decode(self._tokens_only(indices)))
+
+
+def _digest(settings: Sequence[Any], texts: Iterable[str]) -> str:
+    """That of the JSON of both, without holding all texts in memory."""
+    digest = hashlib.sha256(json.dumps(settings)[:-1].encode())
+    for number, text in enumerate(texts):
+        digest.update(f"{', ' if number else ', ['}{json.dumps(text)}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:12]
 
 
 def _index_or_none(index: int) -> int | None:

@@ -46,6 +46,7 @@ def prepare_slurp(
     max_bad_fraction: float = 0.01,
     skip_prep: bool = False,
     progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
 ) -> LabelledManifests:
     """Write ``train.csv``, ``valid.csv`` and a CSV for each split into ``save_folder``.
 
@@ -74,6 +75,8 @@ def prepare_slurp(
             is 0.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
+            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, no such split, no usable utterance, or the same split in train
@@ -92,9 +95,11 @@ def prepare_slurp(
     folder = Path(data_folder)
     if not folder.is_dir():
         raise ManifestError(f"--data_folder {folder}: no such folder. Give SLURP's repository")
-    preparation = Preparation(folder, save, workers, verify, max_bad_fraction, progress)
+    preparation = Preparation(
+        folder, save, workers, verify, max_bad_fraction, progress, True, test_max_bad_fraction
+    )
     for split in dict.fromkeys((*train_splits, *dev_splits, *test_splits)):
-        _prepare_split(preparation, split)
+        _prepare_split(preparation, split, split in test_splits)
     merge_labelled([save / f"slurp_{split}.csv" for split in train_splits], manifests.train)
     merge_labelled([save / f"slurp_{split}.csv" for split in dev_splits], manifests.valid)
     return manifests
@@ -118,14 +123,15 @@ def _check_splits(train: Sequence[str], dev: Sequence[str], test: Sequence[str])
         )
 
 
-def _prepare_split(preparation: Preparation, split: str) -> None:
+def _prepare_split(preparation: Preparation, split: str, test: bool) -> None:
     annotations = _annotation_file(preparation.data_folder, split)
     audio = _audio_folder(preparation.data_folder, split)
     fingerprint = {
         "annotations": [str(annotations), file_state(annotations)],
         "audio": [str(audio), file_state(audio)],  # a folder changes when files come or go
     }
-    preparation.prepare(f"slurp_{split}", fingerprint, partial(read_split, annotations, audio))
+    listing = partial(read_split, annotations, audio)
+    preparation.prepare(f"slurp_{split}", fingerprint, listing, test)
 
 
 def _annotation_file(data_folder: Path, split: str) -> Path:

@@ -90,6 +90,7 @@ def prepare_speech_commands(
     max_bad_fraction: float = 0.01,
     skip_prep: bool = False,
     progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
 ) -> LabelledManifests:
     """Write ``training.csv``, ``validation.csv`` and ``testing.csv`` into ``save_folder``.
 
@@ -111,6 +112,8 @@ def prepare_speech_commands(
             is 0.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
+            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, a word without clips, or noise that is missing or too short.
@@ -126,9 +129,12 @@ def prepare_speech_commands(
         return manifests.require()
     folder = Path(data_folder)
     corpus = CommandsCorpus(folder, task)
-    preparation = Preparation(folder, save, workers, verify, max_bad_fraction, progress)
+    preparation = Preparation(
+        folder, save, workers, verify, max_bad_fraction, progress, True, test_max_bad_fraction
+    )
     for split in SPLITS:
-        preparation.prepare(split, corpus.fingerprint(), partial(corpus.listing, split))
+        listing = partial(corpus.listing, split)
+        preparation.prepare(split, corpus.fingerprint(), listing, split == "testing")
     return manifests
 
 

@@ -79,6 +79,7 @@ def prepare_voxceleb(
     max_bad_fraction: float = 0.01,
     skip_prep: bool = False,
     progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
 ) -> VoxCelebManifests:
     """Write ``voxceleb_{train,valid,trials}.csv`` and ``trials.txt`` into ``save_folder``.
 
@@ -100,6 +101,8 @@ def prepare_voxceleb(
         max_bad_fraction: part of a set that may be unusable; one file always may, unless it is 0.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
+            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, no or malformed trials, nobody left to train on, or no trial of
@@ -116,11 +119,19 @@ def prepare_voxceleb(
         manifests.require()
         return manifests
     corpus = _Corpus.find(Path(data_folder), trials_file, valid_share, seed)
-    preparation = Preparation(Path(data_folder), save, workers, verify, max_bad_fraction, progress)
+    preparation = Preparation(
+        Path(data_folder),
+        save,
+        workers,
+        verify,
+        max_bad_fraction,
+        progress,
+        test_max_bad_fraction=test_max_bad_fraction,
+    )
     fingerprint = corpus.fingerprint()
     preparation.prepare("voxceleb_train", fingerprint, lambda: corpus.training()[0])
     preparation.prepare("voxceleb_valid", fingerprint, lambda: corpus.training()[1])
-    preparation.prepare(f"voxceleb_{TRIALS}", fingerprint, corpus.testing)
+    preparation.prepare(f"voxceleb_{TRIALS}", fingerprint, corpus.testing, test=True)
     _write_usable_trials(corpus.trials, manifests)
     _refuse_shared_speakers(manifests)
     return manifests

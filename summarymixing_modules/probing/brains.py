@@ -30,7 +30,7 @@ from summarymixing_modules.probing.encoder import FrozenEncoder
 from summarymixing_modules.probing.verification import error_rates, write_scores
 from summarymixing_modules.training.classification import ClassificationBrain
 from summarymixing_modules.training.ctc import CTCBrain
-from summarymixing_modules.training.features import FeatureBrain
+from summarymixing_modules.training.scored import CountedBrain
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ PROBING_KEYS = frozenset(
 )
 
 
-class ProbingBrain(FeatureBrain):
+class ProbingBrain(CountedBrain):
     """Base of the probes' Brains; ``modules`` holds ``encoder`` (frozen) and ``model`` (a `Probe`).
 
     The head and the layer weights have an Adam each. After every epoch that lowers the validation
@@ -68,7 +68,7 @@ class ProbingBrain(FeatureBrain):
     factors (NewBob); with ``final_lr``, the head's falls linearly instead.
     """
 
-    known_keys: ClassVar[frozenset[str]] = (FeatureBrain.known_keys - MODEL_KEYS) | PROBING_KEYS
+    known_keys: ClassVar[frozenset[str]] = (CountedBrain.known_keys - MODEL_KEYS) | PROBING_KEYS
     architecture_keys: ClassVar[tuple[str, ...]] = (
         "task",
         "probe",
@@ -235,6 +235,7 @@ class VerificationBrain(ProbingBrain):
         """
         self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
         known = self._embeddings
+        self.count_test_set("trials", data, len(known))
         scored = [t for t in trials if t.one in known and t.other in known]
         if len(scored) < len(trials):
             logger.warning(

@@ -90,6 +90,7 @@ class Corpora:
             "data_folder": settings.corpora,
             "workers": settings.prep_workers,
             "max_bad_fraction": settings.max_bad_audio,
+            "test_max_bad_fraction": settings.max_bad_audio,
         }
 
     @functools.cached_property
@@ -146,6 +147,7 @@ class Corpora:
             tokenizer,
             save / "bad_audio.csv",
             max_bad_fraction=self.settings.max_bad_audio,
+            test_max_bad_fraction=self.settings.max_bad_audio,
         )
         return {first: datasets.train, second: datasets.valid, **datasets.test}
 

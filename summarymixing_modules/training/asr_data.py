@@ -30,6 +30,7 @@ AUDIO_KEYS = frozenset(
         "skip_prep",
         "verify_audio",
         "max_bad_audio",
+        "test_max_bad_audio",  # of a test set; 0
         "prep_workers",
         "sample_rate",
         "sorting",
@@ -140,6 +141,7 @@ def build_data(
         hparams["avoid_if_longer_than"],
         hparams["avoid_if_shorter_than"],
         hparams["max_bad_audio"],
+        hparams.get("test_max_bad_audio", 0.0),
     )
     sampler = make_batch_sampler(
         datasets.train,
@@ -175,6 +177,8 @@ def prepare_corpus(
         "max_bad_fraction": hparams["max_bad_audio"],
         **own,
     }
+    if "test_max_bad_audio" in hparams:
+        arguments["test_max_bad_fraction"] = hparams["test_max_bad_audio"]
     run_on_main(prepare, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
     return prepare(**arguments, skip_prep=True)
 

@@ -8,7 +8,6 @@ Shape suffixes: B batch, T frames, U tokens, D model features, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import speechbrain as sb
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from summarymixing_modules.data.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
-from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.attention_ctc import (
     AttentionCTCModel,
     AttentionCTCOutput,
@@ -233,35 +231,3 @@ def make_searcher(
         using_eos_threshold=False,
         length_normalization=True,
     )
-
-
-def check_settings(hparams: Mapping[str, Any]) -> None:
-    """Refuses settings of the loss or of the search that mean nothing.
-
-    Args:
-        hparams: with the ``known_keys`` of ``AttentionCTCBrain``.
-
-    Raises:
-        InputError: names the flag and what it may be.
-    """
-    for key in ("ctc_weight", "ctc_weight_decode"):
-        _require(hparams, key, 0 <= hparams[key] <= 1, "from 0 (decoder alone) to 1 (CTC alone)")
-    smoothing = hparams["label_smoothing"]
-    _require(hparams, "label_smoothing", 0 <= smoothing < 1, "at least 0 and below 1")
-    for key in ("valid_search_interval", "valid_beam_size", "test_beam_size"):
-        value = hparams[key]
-        _require(hparams, key, isinstance(value, int) and value >= 1, "a whole number from 1 on")
-    for key in ("temperature", "lm_temperature", "scorer_beam_scale", "max_decode_ratio"):
-        _require(hparams, key, hparams[key] > 0, "above 0")
-    least, most = hparams["min_decode_ratio"], hparams["max_decode_ratio"]
-    _require(hparams, "min_decode_ratio", 0 <= least < most, f"from 0 to max_decode_ratio ({most})")
-    if hparams["lm_folder"] is not None:
-        _require(hparams, "lm_weight", hparams["lm_weight"] > 0, "above 0, as there is a lm_folder")
-        beam = hparams["test_beam_size"]
-        wanted = "above 1: a greedy search does not ask the language model of lm_folder"
-        _require(hparams, "test_beam_size", beam > 1, wanted)
-
-
-def _require(hparams: Mapping[str, Any], key: str, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise InputError(f"--{key}={hparams[key]} must be {wanted}.")

@@ -145,6 +145,8 @@ def _read_even(value: Any) -> int:
 
 
 def _read_text(value: Any) -> str:
+    if isinstance(value, bool):
+        raise NotOfKind(f" Write '{value}' in quotes where a text is meant.")
     if not isinstance(value, str | int | float) or value == "":
         raise NotOfKind
     return str(value)

@@ -21,8 +21,6 @@ from summarymixing_modules.training.run_lock import release_all
 TRACEBACK = "SUMMARYMIXING_TRACEBACK"
 #: What a rank that has lost another one says.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-
-
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +130,15 @@ def provenance() -> dict[str, Any]:
         "git_commit": git_commit(Path(summarymixing_modules.__file__)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@cache
+def describe_environment() -> str:
+    """Python, CUDA and every package that this process can import, a line each."""
+    found = {str(d.name).lower(): d.version for d in reversed(list(distributions()))}
+    packages = [f"{name}=={version}" for name, version in sorted(found.items())]
+    cuda = torch.version.cuda if torch.cuda.is_available() else "not available"
+    return "\n".join([f"Python {sys.version}", f"CUDA {cuda}", *packages, ""])
 
 
 def git_commit(file: Path) -> str | None:

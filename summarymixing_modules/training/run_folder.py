@@ -26,7 +26,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.training.options import ConfigError, as_yaml
-from summarymixing_modules.training.report import RESOLVED_YAML
+from summarymixing_modules.training.report import RESOLVED_YAML, describe_environment
 from summarymixing_modules.training.run_lock import FolderLock, hold
 from summarymixing_modules.training.settings import of_recipe, refuse_changes
 from summarymixing_modules.training.yaml_checks import (
@@ -169,8 +169,11 @@ def _fill(folder: Path, record: str | None, run_opts: RunOptions) -> None:
     """Put the record, a log, a description of the environment and the script into the folder."""
     if if_main_process() and record is not None:
         write_atomically(folder / RESOLVED_YAML, record)
-    sb.create_experiment_directory(folder, log_config=run_opts.log_config or DEFAULT_LOG_CONFIG)
+    log_config = run_opts.log_config or DEFAULT_LOG_CONFIG
+    # SpeechBrain asks the pip on the PATH for the packages: for a second, and of whatever Python.
+    sb.create_experiment_directory(folder, log_config=log_config, save_env_desc=False)
     if if_main_process():
+        write_atomically(folder / "env.log", describe_environment())
         # SpeechBrain copies the file that calls it, this one; the user's script is worth more.
         (folder / Path(__file__).name).unlink(missing_ok=True)
         script = Path(sys.argv[0])

@@ -191,8 +191,8 @@ def _take(folder: Path) -> tuple[FolderLock | None, InputError | None]:
         return None, FolderInUseError(
             f"{folder} is in use by {lock.holder()}.\nWait until it ends, stop it, or give another "
             "--output_folder. To use the model meanwhile: `summarymixing export` and `transcribe` "
-            f"only read; --test_only does with --save_folder={folder}/save and another "
-            "--output_folder."
+            f"only read, and --test_only --save_folder={folder}/save with another --output_folder "
+            "evaluates it."
         )
     _HELD[folder] = lock
     return lock, None

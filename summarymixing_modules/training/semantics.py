@@ -15,6 +15,7 @@ from speechbrain.utils.logger import get_logger
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import read_manifest, write_manifest
+from summarymixing_modules.data.preparation import left_out, note_left_out
 from summarymixing_modules.data.semantics import Semantics, parse_semantics, semantics_from
 from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.tokenizers import BOS_INDEX, EOS_INDEX, Tokenizer
@@ -181,6 +182,7 @@ def _write_texts(source: Path, target: Path, tokenizer: Tokenizer | None = None)
         concerned = sum(not unknown.isdisjoint(text) for text in texts.values())
         listed = ", ".join(repr(character) for character in sorted(unknown))
         logger.warning(f"{source.name}: training has no {listed} ({concerned} utterances)")
-    left_out = str.maketrans(dict.fromkeys(unknown, ""))
-    rows = [replace(row, wrd=texts[row.id].translate(left_out)) for row in read_manifest(source)]
+    dropped = str.maketrans(dict.fromkeys(unknown, ""))
+    rows = [replace(row, wrd=texts[row.id].translate(dropped)) for row in read_manifest(source)]
     write_manifest(target, rows)
+    note_left_out(target, left_out(source))

@@ -19,7 +19,6 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tqdm import tqdm
 
 from summarymixing_modules.data.files import write_atomically, write_csv
-from summarymixing_modules.errors import InputError
 from summarymixing_modules.pictures import line_style, picture
 from summarymixing_modules.training.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.guard import is_empty
@@ -106,25 +105,6 @@ def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRate)
     if config is None:
         return Cell(None, None, None, wer)
     return Cell(config.chunk_size, config.chunk_size * frame_ms, config.left_context_size, wer)
-
-
-def check_matrix(chunk_sizes: Sequence[int], left_contexts: Sequence[int | None]) -> None:
-    """Refuses chunk settings that mean nothing.
-
-    Raises:
-        InputError: names the flag and what it takes.
-    """
-    if not chunk_sizes or any(not isinstance(c, int) or c < 1 for c in chunk_sizes):
-        raise InputError(
-            f"--matrix_chunk_sizes is {chunk_sizes}: give encoder frames, such as [32, 16, 8]."
-        )
-    if not left_contexts or any(
-        left is not None and (not isinstance(left, int) or left < 0) for left in left_contexts
-    ):
-        raise InputError(
-            f"--matrix_left_contexts is {left_contexts}: give numbers of chunks, or null for all, "
-            "such as [null, 16, 4]."
-        )
 
 
 def format_matrix(cells: Sequence[Cell], title: str) -> str:

@@ -176,7 +176,7 @@ def test_another_encoder_is_refused_in_the_same_folder(
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("iemocap_linear", ["--fold=12"], "--fold 12"),
+        ("iemocap_linear", ["--fold=12"], "--fold=12 must be all"),
         ("iemocap_linear", ["--language=cy"], "--language"),
         ("slurp_scenario_linear", ["--probe=contextnet"], "--probe=contextnet must be one of"),
         ("slurp_scenario_linear", ["--head_options={size: 3}"], "--head_options.*size"),

@@ -305,11 +305,8 @@ def _reference_entities(folder: Path) -> list[dict[str, str]]:
     [
         (SMALL, {"classes": "[3, 2]"}, r"--classes is \[3, 2\].*set it to \[2, 2\]"),
         (SMALL, {"tasks": "[scenario, tone]"}, "--tasks: the corpus has no labels for 'tone'"),
-        (SMALL, {"tasks": "[scenario]"}, "--tasks=.*must be lists of one length"),
-        (SMALL, {"pooling": "max"}, "--pooling='max' must be one of mean, attentive"),
         (SMALL, {"data_folder": "/nowhere"}, "--data_folder /nowhere: no such folder"),
         (SMALL, {"dev_splits": "[valid]"}, "--dev_splits: 'valid' is none of"),
-        (SMALL_SEQ, {"ctc_weight": 2}, "--ctc_weight=2 must be"),
         (SMALL_SEQ, {"output_neurons": 9}, "--output_neurons .*is 9"),
         (SMALL_SEQ, {"lm_folder": "x"}, "--lm_folder is neither a key"),
     ],

@@ -110,8 +110,6 @@ def test_the_mixer_is_one_flag(name: str, run_recipe: RunRecipe, commands: Path)
     [
         ({"classes": "[35]"}, r"--classes is \[35\].*12 of label: set it to \[12\]"),
         ({"words": "[yes, maybe]"}, "no clip of maybe, only of bird"),
-        ({"words": "[yes, true]"}, "--words .*quotes"),
-        ({"silence_share": 3}, "--silence_share 3: use a share"),
         ({"unknown_share": 0.1}, "with --words null no word is left"),
         ({"data_folder": "/nowhere"}, "--data_folder /nowhere: no such folder"),
     ],

@@ -228,11 +228,6 @@ def copy_as(source: Path, target: Path, split: str) -> None:
             ["--attention_type=fastformer", "--streaming=False", "--streaming_matrix=True"],
             "--streaming_matrix=True.*SummaryMixing",
         ),
-        (["--matrix_chunk_sizes=[0]"], "--matrix_chunk_sizes"),
-        (["--matrix_left_contexts=[-1]"], "--matrix_left_contexts"),
-        (["--max_symbols=0"], "--max_symbols"),
-        (["--max_expansions=0"], "--max_expansions"),
-        (["--test_beam_size=0"], "--test_beam_size"),
     ],
 )
 def test_bad_flags_are_told(options: list[str], message: str, run_recipe: RunRecipe) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from summarymixing_modules import __version__, demo
 from summarymixing_modules.cli import main
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--d_model=32", "--nhead=4", "--d_ffn=64", "--frames=10"]
 
 
@@ -60,6 +65,27 @@ def test_errors_are_one_line_and_a_status(
     assert captured.err.count("\n") == 1 and not captured.out
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: Permission denied: /x\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_what_a_person_can_mend_has_no_traceback(
+    error: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(demo, "run_demo", fail)
+    assert main(["demo"]) == status and capsys.readouterr().err == said
+
+
 def test_demo_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
 
@@ -79,3 +105,33 @@ def test_help_of_what_takes_many_flags(command: str, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     expected = {"bench": ("--seconds", "--compare"), "plan": ("RECIPE.yaml", "--memory_gb")}
     assert all(flag in out for flag in expected[command])
+
+
+def test_nothing_heavy_is_imported_unasked(tmp_path: Path) -> None:
+    """--help takes no time, and to load a bundle PyTorch's compiler is not needed (3 s)."""
+    script = """
+import sys
+from pathlib import Path
+from summarymixing_modules.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+assert not {"torch", "numpy", "speechbrain"} & set(sys.modules)
+from summarymixing_modules.bundles import load_bundle
+from tests.unit.bundles.conftest import tiny_content
+from summarymixing_modules.bundles.export import write_bundle
+write_bundle(tiny_content(), Path("bundle"))
+import summarymixing_modules.inference.command
+load_bundle("bundle")
+assert "torch._dynamo" not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr

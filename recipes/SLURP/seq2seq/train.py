@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.attention_ctc import check_settings
 from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.semantics import (
     NO_LANGUAGE_MODEL,
@@ -27,7 +26,6 @@ KEYS = (SemanticsBrain.known_keys - NO_LANGUAGE_MODEL.keys()) | SEMANTICS_KEYS
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    check_settings({**recipe.hparams, **NO_LANGUAGE_MODEL})
     data = load_slurp_semantics(recipe.hparams)
     brain = SemanticsBrain.from_recipe(recipe, **NO_LANGUAGE_MODEL)
     brain.tokenizer, brain.references = data.tokenizer, data.references

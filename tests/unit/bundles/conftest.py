@@ -32,8 +32,7 @@ def tiny_model() -> CTCModel:
     return CTCModel(frontend, transformer, 29).eval()
 
 
-@pytest.fixture
-def content() -> RunContent:
+def tiny_content() -> RunContent:
     """What a run of a tiny model with global statistics would give."""
     torch.manual_seed(0)
     model, given = tiny_model(), {"n_mels": 20, "n_fft": 400}
@@ -55,6 +54,12 @@ def content() -> RunContent:
         "model": describe(model),
     }
     return RunContent(config, weights, CharTokenizer(), {"metrics": {"test-clean_wer": 12.345}})
+
+
+@pytest.fixture
+def content() -> RunContent:
+    """What a run of a tiny model with global statistics would give."""
+    return tiny_content()
 
 
 @pytest.fixture

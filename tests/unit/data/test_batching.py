@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
 
 from summarymixing_modules.data.batching import make_batch_sampler
 
@@ -28,6 +29,20 @@ def test_every_utterance_once_and_no_batch_too_long(
     batches = list(sampler)
     assert sorted(index for batch in batches for index in batch) == list(range(400))
     assert max(padded_seconds(dataset, batch) for batch in batches) <= 60 + 1e-6
+
+
+@pytest.mark.parametrize("ordering", ["random", "ascending", "descending"])
+def test_the_batches_are_speechbrains(dataset: DynamicItemDataset, ordering: str) -> None:
+    shuffle = ordering == "random"
+    ours = make_batch_sampler(dataset, 60, 7, 9, "lognormal", shuffle, ordering, seed=3)  # type: ignore[arg-type]
+    theirs = DynamicBatchSampler(
+        dataset, 60, 7, shuffle=shuffle, batch_ordering=ordering, max_batch_ex=9, seed=3
+    )
+    for epoch in range(3):
+        assert list(ours) == list(theirs)
+        ours.set_epoch(epoch)
+        theirs.set_epoch(epoch)
+    assert ours.get_durations([3, 1]) == theirs.get_durations([3, 1])
 
 
 def test_quantiles_fill_batches(dataset: DynamicItemDataset) -> None:

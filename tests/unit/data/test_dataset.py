@@ -152,11 +152,26 @@ def test_a_batch_without_a_readable_file_is_an_empty_one(
 def test_too_many_broken_files_stop_the_run(
     build: Callable[..., SpeechDatasets], workers: int
 ) -> None:
-    datasets = build(max_bad_fraction=0.2)
+    datasets = build(max_bad_fraction=0.25)
     spoil(datasets, 3)
     loader = make_dataloader(datasets.train, batch_size=2, collate_fn=collate, num_workers=workers)
-    with pytest.raises(TooManyBadFiles, match="3 of 10 utterances are unusable, more than the 2"):
+    with pytest.raises(TooManyBadFiles, match="3 of 8 utterances are unusable, more than the 2"):
         list(loader)
+
+
+def test_a_test_set_is_whole_unless_it_is_asked_for_less(
+    build: Callable[..., SpeechDatasets], tmp_path: Path
+) -> None:
+    for allowed, flags in ((False, {}), (True, {"test_max_bad_fraction": 0.5})):
+        datasets = build(max_bad_fraction=1.0, **flags)
+        (tmp_path / "audio" / "te-1.wav").write_bytes(b"")
+        loader = make_dataloader(datasets.test["test-clean"], batch_size=2, collate_fn=collate)
+        if allowed:
+            assert [batch.id for batch in loader] == [["te-0"]]
+        else:
+            with pytest.raises(TooManyBadFiles, match="1 of 2 .*raise --test_max_bad_audio"):
+                list(loader)
+            (tmp_path / "bad_test_audio.csv").unlink()
 
 
 def test_audio_of_another_rate_is_not_used(build: Callable[..., SpeechDatasets]) -> None:

@@ -12,6 +12,7 @@ from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.iemocap import FOLDS, SPEAKERS, prepare_iemocap, speakers_of_fold
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.preparation import left_out
 
 EMOTIONS = ("neu", "hap", "exc", "sad", "ang", "fru", "xxx")
 
@@ -75,7 +76,9 @@ def test_bad_turns_are_named(release: Path, tmp_path: Path) -> None:
     emotions.write_text(emotions.read_text().replace("\tsad\t", "\tglad\t"))
     with pytest.raises(TooManyBadFiles, match="3 of 50"):
         prepare(tmp_path)
-    prepare(tmp_path, max_bad_fraction=0.1)
+    with pytest.raises(TooManyBadFiles, match="fold1_test: 2 of 5 .*--test_max_bad_audio"):
+        prepare(tmp_path, max_bad_fraction=0.1)
+    assert not left_out(prepare(tmp_path, 2, max_bad_fraction=0.1).test["test"])
     listed = (tmp_path / "save" / "bad_iemocap.csv").read_text()
     assert "F000.wav: no such audio file" in listed and "F001.wav: cannot be read" in listed
     assert "Ses02F_script01_1.txt:12: 'glad' is no emotion" in listed
@@ -111,4 +114,4 @@ def test_kept_until_something_changes(
     assert "as prepared before" in caplog.text
     new = release / "Session1" / "sentences" / "wav" / "Ses01F_script01_1"
     (new / "Ses01F_script01_1_F000.wav").unlink()
-    assert len(read_manifest(prepare(tmp_path, 1).test["test"])) == 4
+    assert len(read_manifest(prepare(tmp_path, 1, test_max_bad_fraction=0.2).test["test"])) == 4

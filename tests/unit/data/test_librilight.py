@@ -122,7 +122,7 @@ def test_a_speaker_of_two_splits_is_in_one_set(corpus: Path, save: Path) -> None
         assert len(train) + len(valid) == 20
         assert {row.spk_id for row in train} & {row.spk_id for row in valid} == set()
         assert 0 < sum(row.duration for row in valid) <= 36
-    assert len({row.id for row in train + valid}) == 20
+    assert len({row.id for row in (*train, *valid)}) == 20
 
 
 def test_held_out_speakers_depend_on_the_seed_alone(corpus: Path, save: Path) -> None:
@@ -253,7 +253,7 @@ def test_an_unusable_recording_is_named_and_left_out(
     intact = path.read_bytes()
     damage(path)
     manifests = prepare(corpus, save)
-    rows = read_manifest(manifests.train) + read_manifest(manifests.valid)
+    rows = [*read_manifest(manifests.train), *read_manifest(manifests.valid)]
     assert len(rows) == 10 and "small/100/a book/01/4000" not in {row.id for row in rows}
     (bad,) = BadAudioLog(manifests.bad_audio).read()
     assert bad.id == "01" and "small/100/a book" in bad.path
@@ -319,7 +319,7 @@ def test_a_manifest_with_parts_of_files(tmp_path: Path) -> None:
     whole, part = Row("a", 1.0, "a.flac", "s", ""), Row("b", 2.0, "a.flac", "s", "", 16000, 48000)
     path = tmp_path / "a.csv"
     write_manifest(path, [whole, part])
-    assert read_manifest(path) == [whole, part]
+    assert list(read_manifest(path)) == [whole, part]
     assert path.read_text().splitlines()[0] == "ID,duration,wav,spk_id,wrd,start,stop"
     path.write_text(path.read_text().replace("48000", "-1"))
     with pytest.raises(ManifestError, match=r"a.csv:3: the stop '-1' is not a number of samples"):

@@ -25,7 +25,7 @@ def test_round_trip_and_speechbrain_reads_it(tmp_path: Path) -> None:
     write_manifest(tmp_path / "deep" / "a.csv", ROWS)
     path = tmp_path / "deep" / "a.csv"
     assert path.read_text().startswith("ID,duration,wav,spk_id,wrd\n")
-    assert read_manifest(path) == ROWS
+    assert list(read_manifest(path)) == ROWS
     dataset = DynamicItemDataset.from_csv(str(path), replacements={"data_root": "/corpus"})
     dataset.set_output_keys(["id", "duration", "wav", "wrd"])
     assert dataset[0] == {
@@ -42,11 +42,11 @@ def test_merge_keeps_order_and_refuses_repeated_ids(tmp_path: Path) -> None:
     write_manifest(first, ROWS[1:])
     write_manifest(second, ROWS[:1])
     merge_manifests([first, second], merged)
-    assert read_manifest(merged) == [ROWS[1], ROWS[0]]
+    assert list(read_manifest(merged)) == [ROWS[1], ROWS[0]]
     write_manifest(second, ROWS)
     with pytest.raises(ManifestError, match=r"ID 1-2-0001 is in a\.csv and in b\.csv"):
         merge_manifests([first, second], merged)
-    assert read_manifest(merged) == [ROWS[1], ROWS[0]]
+    assert list(read_manifest(merged)) == [ROWS[1], ROWS[0]]
 
 
 @pytest.mark.parametrize(

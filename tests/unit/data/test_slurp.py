@@ -17,6 +17,7 @@ from summarymixing_modules.data import preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.preparation import left_out
 from summarymixing_modules.data.slurp import prepare_slurp, read_split
 
 WORDS = "wake me up at Seven AM".split()
@@ -198,8 +199,11 @@ def test_bad_lines_are_named_counted_and_left_out(
 ) -> None:
     file = annotation_file(slurp, "test")
     file.write_text(file.read_text() + json.dumps(line(399, **changes)) + "\n\n")
-    manifests = prepare(slurp, save)
+    with pytest.raises(TooManyBadFiles, match="slurp_test: 1 of 5 .*0 allowed by --test_max_bad"):
+        prepare(slurp, save)
+    manifests = prepare(slurp, save, test_max_bad_fraction=0.2)
     assert len(read_manifest(manifests.test["test"])) == 4
+    assert len(left_out(manifests.test["test"])) == 1
     (bad,) = BadAudioLog(save / "bad_slurp_test.csv").read()
     assert f"{file}:5" in bad.reason and reason in bad.reason
 

@@ -58,7 +58,7 @@ def test_it_is_written_beside_the_manifest(
         part = write_subset(manifest, 0.05, 1, among)
     assert subset_path(manifest, 0.05) == tmp_path / "train_0.05h.csv"
     assert subset_path(manifest, None) == manifest
-    assert read_manifest(tmp_path / "train_0.05h.csv") == part
+    assert list(read_manifest(tmp_path / "train_0.05h.csv")) == part
     assert set(map(speaker, part)) == {"1", "2", "3"}
     assert "18 of 100 utterances, 0.05 h of 3 speakers, drawn with seed 1" in caplog.text
 

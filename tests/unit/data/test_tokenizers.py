@@ -22,7 +22,7 @@ TEXTS = [sentence.text for sentence in make_sentences(150, seed=1)]
 def write_texts(path: Path, texts: list[str]) -> Path:
     write_manifest(
         path,
-        (Row(f"u{i}", 1.0, f"{DATA_ROOT}/{i}.flac", "s", text) for i, text in enumerate(texts)),
+        [Row(f"u{i}", 1.0, f"{DATA_ROOT}/{i}.flac", "s", text) for i, text in enumerate(texts)],
     )
     return path
 

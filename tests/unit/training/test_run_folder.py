@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,10 +34,8 @@ KEYS = {"name", "layer", "log", "output_folder"}
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def file(tmp_path: Path) -> Path:
     """A recipe's file."""
-    # pip lists what is installed for a second.
-    monkeypatch.setattr("speechbrain.utils.logger.get_environment_description", str)
     path = tmp_path / "small.yaml"
     path.write_text(YAML.replace("FOLDER", str(tmp_path / "run")))
     return path
@@ -73,6 +73,14 @@ def test_what_cannot_be_an_output_folder(file: Path, value: str, told: str) -> N
     value = value.replace("FILE", str(file))
     assert told in refusal(file, "--name=x", f"--output_folder={value}")
     assert sorted(file.parent.iterdir()) == before
+
+
+def test_the_packages_of_this_process_are_listed(file: Path) -> None:
+    """And not those of whatever pip is found first."""
+    load(file, "--name=x")
+    lines = (file.parent / "run" / "env.log").read_text().splitlines()
+    assert f"torch=={version('torch')}" in lines and f"pytest=={version('pytest')}" in lines
+    assert lines[0].startswith(f"Python {platform.python_version()}")
 
 
 def test_a_number_is_a_name_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,9 @@ from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
-from summarymixing_modules.models.transducer_search import check_search
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, load_librispeech
 from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.streaming_matrix import (
-    check_matrix,
     format_matrix,
     streaming_matrix,
     write_matrix,
@@ -37,8 +35,6 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
     hparams = recipe.hparams
-    check_search(hparams["test_beam_size"], hparams["max_expansions"])
-    check_matrix(hparams["matrix_chunk_sizes"], hparams["matrix_left_contexts"])
     for flag in ("streaming", "streaming_matrix"):
         if hparams[flag]:
             check_chunked(hparams["transformer"].encoder, f"--{flag}=True")

@@ -15,7 +15,7 @@ from pathlib import Path
 from speechbrain.utils.distributed import run_on_main
 
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
-from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, check_settings
+from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
@@ -30,7 +30,6 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
     hparams = recipe.hparams
-    check_settings(hparams)
     if hparams["lm_folder"] is not None:
         check_lm_folder(hparams["lm_folder"])
     data = load_librispeech(hparams, bos_eos=True)
