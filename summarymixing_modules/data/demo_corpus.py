@@ -226,7 +226,12 @@ def _write_audio(
     """Render every utterance; returns the number of samples of each utterance id."""
     jobs = [(tree / split, utterance) for split, all_ in splits.items() for utterance in all_]
     folders, utterances = zip(*jobs, strict=True)
-    bar = tqdm(total=len(jobs), desc="synthetic demo corpus", unit="utt", disable=not progress)
+    bar = tqdm(
+        total=len(jobs),
+        desc="synthetic demo corpus",
+        unit="utt",
+        disable=None if progress else True,
+    )
     frames = {}
     # espeak-ng is not thread-safe: processes. "fork" spares each of them the imports.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None

@@ -177,7 +177,7 @@ def _all_lines(paths: Sequence[Path], lines: Sequence[str], progress: bool) -> I
                 desc=path.name,
                 unit="B",
                 unit_scale=True,
-                disable=not progress,
+                disable=None if progress else True,
             ) as bar,
         ):
             yield from _decoded(path, file, bar)

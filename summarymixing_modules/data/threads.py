@@ -41,7 +41,7 @@ def in_threads(
     """
     size = min(_ITEMS_AT_ONCE, 1 + len(items) // (16 * workers))
     total = len(items) if weights is None else sum(weights)
-    bar = tqdm(total=total, desc=title, unit=unit, disable=not progress)
+    bar = tqdm(total=total, desc=title, unit=unit, disable=None if progress else True)
 
     def results(start: int, part: Future[list[Result]]) -> list[Result]:
         done = part.result()

@@ -123,7 +123,7 @@ def _logistic_probes(
     """A regression for every state and fold: of utterances to train on, and to test on."""
     scores: list[list[float]] = []
     unfinished: list[str] = []
-    for state in tqdm(range(x_SND.shape[1]), desc=title, unit="state"):
+    for state in tqdm(range(x_SND.shape[1]), desc=title, unit="state", disable=None):
         scores.append([])
         for number, (train, test) in enumerate(folds, start=1):
             fit = fit_logistic(x_SND[train, state], classes_S[train], 1 + int(classes_S.max()))

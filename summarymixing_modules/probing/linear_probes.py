@@ -181,7 +181,8 @@ def train_ctc_heads(
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(batches), generator=generator).tolist() for _ in range(epochs)]
     losses: list[float] = []
-    with tqdm([index for order in orders for index in order], desc=title, unit="step") as bar:
+    indices = [index for order in orders for index in order]
+    with tqdm(indices, desc=title, unit="step", disable=None) as bar:
         for index in bar:
             losses_N = heads.losses(batches[index].to(heads.mean_ND.device))
             optimizer.zero_grad()

@@ -107,7 +107,7 @@ class ProbedEncoder:
         )
         workers = settings.num_workers
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
-        with tqdm(total=len(dataset), desc=f"{self.name}, {name}", unit="utt") as bar:
+        with tqdm(total=len(dataset), desc=f"{self.name}, {name}", unit="utt", disable=None) as bar:
             for batch in loader:
                 if len(batch):
                     yield StateBatch.of(self.encoder, batch.to(settings.device))
