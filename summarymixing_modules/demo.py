@@ -11,6 +11,7 @@ from typing import Any
 
 from summarymixing_modules.data.demo_corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.test_sets import missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
 HPARAMS = "hparams/small_conformer.yaml"
@@ -80,9 +81,11 @@ def run_demo(
 def describe(output_folder: Path) -> str:
     """The figures of a finished run as a table, with what they mean and where the rest is."""
     result: dict[str, Any] = json.loads((output_folder / "result.json").read_text())
+    missing = missing_utterances(result)
     rows = [
         ("mixer", result["architecture"]["attention_type"]),
         ("test WER, unseen voices and sentences", f"{result['test_wer']:.2f} %"),
+        *([("of a part of them", missing)] if missing else []),
         ("parameters", f"{result['parameters']['total'] / 1e6:.2f} M"),
         ("real-time factor of decoding", f"{result['real_time_factor']:.4f}"),
         ("training", f"{result['train_seconds']:.0f} s"),

@@ -13,13 +13,22 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.layer_data import Settings
 from summarymixing_modules.probing.layer_probes import probe_layers
 from summarymixing_modules.probing.layer_tasks import TASKS
 from summarymixing_modules.training.config import run
+from summarymixing_modules.training.keys import KINDS
+from summarymixing_modules.training.kinds import POSITIVE, POSITIVE_WHOLE
+from summarymixing_modules.training.values import check_options
+
+_AS_IN_RECIPES = ("device", "num_workers", "prep_workers", "max_bad_audio", "seed")
+KINDS_OF_OPTIONS = {
+    "max_hours": POSITIVE,
+    "batch_seconds": POSITIVE,
+    "content_epochs": POSITIVE_WHOLE,
+    **{name: KINDS[name] for name in _AS_IN_RECIPES},
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,27 +56,10 @@ def parse(argv: Sequence[str]) -> Settings:
     add("--max_bad_audio", type=float, default=0.01, help="part of a corpus that may be unusable")
     add("--seed", type=int, default=1986, help="of all draws")
     settings = parser.parse_args(argv, namespace=Settings())
-    for name, least in (("content_epochs", 1), ("prep_workers", 1), ("num_workers", 0)):
-        if getattr(settings, name) < least:
-            raise InputError(f"--{name}={getattr(settings, name)}: use at least {least}.")
-    for name in ("max_hours", "batch_seconds"):
-        if not getattr(settings, name) > 0:
-            raise InputError(f"--{name}={getattr(settings, name)}: use more than 0.")
-    if not 0 <= settings.max_bad_audio <= 1:
-        raise InputError(f"--max_bad_audio={settings.max_bad_audio}: use 0 to 1.")
+    check_options(vars(settings), KINDS_OF_OPTIONS)
     if not settings.corpora.is_dir():
         raise InputError(f"--corpora={settings.corpora}: no such folder.")
-    check_device(settings.device)
     return settings
-
-
-def check_device(name: str) -> None:
-    """Refuses a device that this machine lacks."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"--device={name} cannot be used ({reason}): try --device=cpu.") from error
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 from summarymixing_modules.bundles.kinds import CLASSIFIER, ENCODER, RECOGNISER, kind_of
 from summarymixing_modules.bundles.run import RunContent
+from summarymixing_modules.training.test_sets import missing_utterances
 
 _CARD = """\
 ---
@@ -152,6 +153,8 @@ def _figures(result: dict[str, Any], note: str) -> str:
     for key in ("optimizer_steps", "audio_hours_seen", "train_seconds", "real_time_factor"):
         if result.get(key) is not None:
             rows.append((key, f"{result[key]:.4g}" if key != "optimizer_steps" else result[key]))
+    if missing := missing_utterances(result):
+        note = f"{note} Of parts of test sets: {missing}."
     for key in ("device_name", "precision", "git_commit", "date"):
         if result.get(key):
             rows.append((key, result[key]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from speechbrain.nnet.attention import RelPosEncXL
@@ -16,7 +16,9 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
 from summarymixing_modules.encoders.checkpointing import run_layer
-from summarymixing_modules.mixers import mixer_spec
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import Mixer, StreamState, mixer_spec
+from summarymixing_modules.ops.chunks import Chunks
 
 
 @dataclass
@@ -28,7 +30,7 @@ class LayerStreamingContext:
         conv_left_BTD: last inputs of the depthwise convolution; None before the first chunk.
     """
 
-    mixer_state: Any = None
+    mixer_state: StreamState | None = None
     conv_left_BTD: Tensor | None = None
 
 
@@ -50,12 +52,12 @@ class EncoderStreamingContext:
         """Checks the length of the next chunk.
 
         Raises:
-            ValueError: a chunk that is too long, or that follows a short one.
+            ValueError: a chunk that is empty or too long, or that follows a short one.
         """
         chunk_size = self.dynchunktrain_config.chunk_size
-        if length > chunk_size:
+        if not 0 < length <= chunk_size:
             raise ValueError(
-                f"forward_streaming takes one chunk of at most {chunk_size} frames and got "
+                f"forward_streaming takes one chunk of 1 to {chunk_size} frames and got "
                 f"{length}: cut the input, or make the context with a larger chunk_size."
             )
         if self.ended:
@@ -147,13 +149,15 @@ class MixerEncoder(nn.Module):
             final norm.
 
         Raises:
-            ValueError: a dense ``src_mask``.
+            ValueError: a dense ``src_mask``, or ``pos_embs`` that no mixer here uses.
         """
         if src_mask is not None:
             raise ValueError(
                 "these encoders take no dense src_mask: ask for chunks with dynchunktrain_config, "
                 "for a causal encoder with causal=True."
             )
+        if pos_embs is not None and self.positions != "relative":
+            raise ValueError(f"{self.attention_type} does not use pos_embs: leave it None.")
         if self.positions == "relative" and pos_embs is None:
             pos_embs = self.relative_positions(src)
         output, weights, hidden = src, [], [src]
@@ -184,9 +188,26 @@ class MixerEncoder(nn.Module):
     def make_streaming_context(
         self, dynchunktrain_config: DynChunkTrainConfig
     ) -> EncoderStreamingContext:
-        """An empty context for a new (batch of) stream(s)."""
+        """An empty context for a new (batch of) stream(s).
+
+        A causal encoder takes ``chunk_size`` frames at a time and makes of them what ``forward``
+        makes without chunks: its chunks are of one frame.
+
+        Raises:
+            InputError: numbers that mean nothing, or a left context in longer chunks of a causal
+                encoder.
+        """
+        config = dynchunktrain_config
+        chunks = Chunks(config.chunk_size, config.left_context_size)
+        causal = any(module.causal for module in self.modules() if isinstance(module, Mixer))
+        if causal and chunks.size > 1 and chunks.left is not None:
+            raise InputError(
+                f"left_context_size={chunks.left} of a causal encoder counts single frames, and "
+                f"chunk_size={chunks.size}: leave left_context_size out, for all the past, or give "
+                "chunk_size=1 and the left context in frames."
+            )
         layers = [LayerStreamingContext() for _ in self.layers]
-        return EncoderStreamingContext(dynchunktrain_config, layers)
+        return EncoderStreamingContext(config, layers)
 
     def forward_streaming(
         self,
@@ -195,7 +216,8 @@ class MixerEncoder(nn.Module):
         pos_embs: Tensor | None = None,
         src_key_padding_mask: Tensor | None = None,
     ) -> tuple[Tensor, list[None]]:
-        """Encodes the next chunk; equal to ``forward`` with the context's chunk settings.
+        """Encodes the next chunk; equal to ``forward`` with the context's chunk settings, or, of a
+        causal encoder, without chunks.
 
         Args:
             src: (B, T, D): one chunk; the last of a stream may be shorter.
@@ -234,7 +256,7 @@ def with_zero_gradients(layer: nn.Module, x_BTD: Tensor) -> Tensor:
 
 
 def step_mixer(
-    mixer: nn.Module,
+    mixer: Mixer,
     x_BTD: Tensor,
     context: LayerStreamingContext,
     left_context_size: int | None,
@@ -242,12 +264,10 @@ def step_mixer(
 ) -> Tensor:
     """Runs one chunk through a mixer and keeps its state in the context."""
     if context.mixer_state is None:
-        context.mixer_state = mixer.initial_state(  # type: ignore[operator]
+        context.mixer_state = mixer.initial_state(
             x_BTD.shape[0], left_context_size, x_BTD.device, x_BTD.dtype
         )
-    y_BTD, context.mixer_state = mixer.step(  # type: ignore[operator]
-        x_BTD, context.mixer_state, padding_BT
-    )
+    y_BTD, context.mixer_state = mixer.step(x_BTD, context.mixer_state, padding_BT)
     return y_BTD
 
 

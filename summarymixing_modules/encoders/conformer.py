@@ -84,6 +84,8 @@ class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
         x = x + 0.5 * self.ffn_module1(x)
         if self.mixes:
             x = x + self.mha_layer(self.norm1(x), padding, chunk_size, left_context_size, pos_embs)
+        else:
+            self.mha_layer.chunks_of(chunk_size, left_context_size)  # nobody else would check them
         x = x + self.convolution_module(x, padding, chunk_size)
         return self.norm2(x + 0.5 * self.ffn_module2(x)), None
 

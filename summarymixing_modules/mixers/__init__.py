@@ -13,6 +13,8 @@ from summarymixing_modules.mixers.registry import (
     select_options,
     unregister_mixer,
 )
+from summarymixing_modules.mixers.stream import StreamState
+from summarymixing_modules.ops.chunks import Chunks
 
 # isort: split
 # Importing a mixer's file registers it.
@@ -32,6 +34,7 @@ from summarymixing_modules.mixers.summary_mixing import SummaryMixing
 __all__ = [
     "BigBird",
     "Capabilities",
+    "Chunks",
     "Fastformer",
     "HyperMixing",
     "Linformer",
@@ -46,6 +49,7 @@ __all__ = [
     "RegularMHA",
     "RelPosMHAXL",
     "RoPEMHA",
+    "StreamState",
     "SummaryMixing",
     "UnsupportedByMixer",
     "build_mixer",

@@ -5,6 +5,9 @@ polarity here) and, for dynamic chunk training, the chunk size in frames and the
 visible to the left. It is never handed a T×T mask. What it can do, it declares; asking for more is
 an error that names the mixers that can.
 
+The public methods check what they are asked and hand it to the mixer's own: ``forward`` to ``mix``,
+``initial_state`` to ``_initial_state``, ``step`` to ``_step``.
+
 Shape suffixes: B batch, T frames, D model features.
 """
 
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.ops.chunks import check_chunks
+from summarymixing_modules.mixers.stream import StreamState
+from summarymixing_modules.ops.chunks import Chunks
 
 Positions = Literal["none", "absolute", "relative", "rotary"]
 
@@ -49,12 +53,17 @@ class Capabilities:
     mixes: bool = True
 
 
+# What is checked here and not to be overridden, and what is to be implemented instead.
+CHECKED = {"forward": "mix", "initial_state": "_initial_state", "step": "_step"}
+
+
 class UnsupportedByMixer(InputError):
     """A mixer was asked for what it declares that it cannot do."""
 
 
 class Mixer(nn.Module, ABC):
-    """Base of every token mixer. A subclass sets ``capabilities`` and implements ``mix``.
+    """Base of every token mixer. A subclass sets ``capabilities`` and implements ``mix``; one that
+    streams also ``_initial_state`` and ``_step``.
 
     Args:
         enc_dim: number of features D.
@@ -65,6 +74,12 @@ class Mixer(nn.Module, ABC):
     """
 
     capabilities: Capabilities
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, own in CHECKED.items():
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__} overrides {name}: implement {own} instead.")
 
     def __init__(self, enc_dim: int, causal: bool = False) -> None:
         super().__init__()
@@ -84,7 +99,7 @@ class Mixer(nn.Module, ABC):
         """Mixes information between frames.
 
         Args:
-            x_BTD: features.
+            x_BTD: features, T ≥ 1.
             key_padding_mask: (B, T) booleans, True = padded.
             chunk_size: frames of a chunk; None = full context.
             left_context_size: chunks visible to the left; None = all of them.
@@ -95,38 +110,26 @@ class Mixer(nn.Module, ABC):
             y_BTD. Padded frames of it are finite and otherwise unspecified.
 
         Raises:
-            ValueError: shapes or chunk settings that mean nothing.
+            ValueError: shapes that do not fit; (``InputError``) chunk settings that mean nothing.
             UnsupportedByMixer: chunks or positions that this mixer cannot do.
         """
         self._check_input(x_BTD, key_padding_mask)
-        check_chunks(chunk_size, left_context_size)
-        if chunk_size is not None and not self.capabilities.chunked:
-            # Only here: under torch.compile a symbolic size cannot be put into a text.
-            raise self._unsupported("chunked", f"chunk_size={chunk_size}")
-        if pos_embs is not None and self.capabilities.positions != "relative":
+        chunks = self.chunks_of(chunk_size, left_context_size)
+        if pos_embs is None:
+            return self.mix(x_BTD, key_padding_mask, chunks)
+        if self.capabilities.positions != "relative":
             raise UnsupportedByMixer(
                 f"{type(self).__name__} does not use pos_embs: pass None, or choose a mixer with "
                 f"relative positions ({_names_with('positions', 'relative')})."
             )
-        if self.causal:
-            if chunk_size not in (None, 1):
-                raise ValueError(
-                    f"chunk_size={chunk_size} contradicts causal=True, which means chunks of one "
-                    "frame: build the mixer with causal=False, or leave chunk_size None."
-                )
-            chunk_size = 1
-        return self.mix(x_BTD, key_padding_mask, chunk_size, left_context_size, pos_embs)
+        return self.mix(x_BTD, key_padding_mask, chunks, pos_embs)  # type: ignore[call-arg]
 
     @abstractmethod
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None,
-    ) -> Tensor:
-        """The computation; arguments as in ``forward``, already checked."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """The computation, of arguments that are checked; ``chunks`` None = full context.
+
+        With ``positions="relative"`` there is a fourth argument, ``pos_embs=None``.
+        """
 
     def initial_state(
         self,
@@ -134,34 +137,110 @@ class Mixer(nn.Module, ABC):
         left_context_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Any:
+    ) -> StreamState:
         """State before the first chunk of a stream.
 
         Args:
             batch_size: number of streams B.
-            left_context_size: chunks that ``step`` remembers; None = all the past.
+            left_context_size: chunks that ``step`` remembers; None = all the past. Those of a
+                causal mixer are of one frame.
             device: where the state lives; None = where the parameters are.
             dtype: of the features; None = that of the parameters.
 
         Returns:
             a state to hand to ``step``. That of a linear mixer does not grow with time.
-        """
-        raise self._unsupported("streaming", "initial_state")
 
-    def step(
-        self, x_BTD: Tensor, state: Any, key_padding_mask: Tensor | None = None
-    ) -> tuple[Tensor, Any]:
-        """Mixes the next chunk of a stream; equal to ``forward`` with that chunk size.
+        Raises:
+            InputError: a negative left context.
+            UnsupportedByMixer: the mixer does not stream.
+        """
+        self.require("streaming", "initial_state")
+        Chunks(1, left_context_size)  # checks it
+        like = next(self.parameters(), torch.empty(0))
+        shape = (batch_size, 0, self.enc_dim)
+        x_B0D = torch.empty(shape, device=device or like.device, dtype=dtype or like.dtype)
+        return StreamState(self._initial_state(x_B0D, left_context_size), x_B0D, left_context_size)
+
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> Any:
+        """The memory of streams before their first frame.
 
         Args:
-            x_BTD: the T frames of one chunk; the last chunk may be shorter.
+            x_B0D: no frames; tells the number of streams, the device and the dtype.
+            left: chunks that a chunk sees before its own; None = all the past.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares streaming: implement this.")
+
+    def step(
+        self, x_BTD: Tensor, state: StreamState, key_padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, StreamState]:
+        """Mixes the next chunk of a stream; equal to ``forward`` with that chunk size.
+
+        Where no frame sees the one after it (a causal mixer, or all the past of one that is not
+        bidirectional), there are no chunks to keep to: any number of frames may be given.
+
+        Args:
+            x_BTD: the T ≥ 1 frames of one chunk; the last chunk may be shorter.
             state: from ``initial_state`` or the step before. It is not changed.
             key_padding_mask: (B, T), True = padded: streams that ended inside this chunk.
 
         Returns:
             y_BTD and the next state.
+
+        Raises:
+            ValueError: shapes that do not fit the mixer or the streams.
         """
-        raise self._unsupported("streaming", "step")
+        self.require("streaming", "step")
+        self._check_input(x_BTD, key_padding_mask)
+        if not isinstance(state, StreamState):
+            raise ValueError(f"state is a {type(state).__name__}: give that of initial_state.")
+        state.check_batch(x_BTD)
+        if state.left_context_size is None and not self.capabilities.bidirectional:
+            chunks = Chunks(x_BTD.shape[1])
+        elif self.causal:
+            return self._step_by_frames(x_BTD, key_padding_mask, state)
+        else:
+            state, chunks = state.admit(x_BTD.shape[1])
+        y_BTD, memory = self._step(x_BTD, key_padding_mask, chunks, state.memory)
+        return y_BTD, state._replace(memory=memory)
+
+    def _step_by_frames(
+        self, x_BTD: Tensor, padding_BT: Tensor | None, state: StreamState
+    ) -> tuple[Tensor, StreamState]:
+        memory, chunks, frames = state.memory, Chunks(1, state.left_context_size), []
+        for t in range(x_BTD.shape[1]):
+            padding_B1 = None if padding_BT is None else padding_BT[:, t : t + 1]
+            y_B1D, memory = self._step(x_BTD[:, t : t + 1], padding_B1, chunks, memory)
+            frames.append(y_B1D)
+        return torch.cat(frames, dim=1), state._replace(memory=memory)
+
+    def _step(
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """One chunk, of arguments that are checked: y_BTD and the next memory.
+
+        The last chunk of a stream may have less than ``chunks.size`` frames.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares streaming: implement this.")
+
+    def chunks_of(self, chunk_size: int | None, left_context_size: int | None) -> Chunks | None:
+        """What ``mix`` is asked for; None = full context.
+
+        Raises:
+            InputError: numbers that mean nothing, or chunks of several frames of a causal mixer.
+            UnsupportedByMixer: the mixer has no chunks.
+        """
+        chunks = Chunks.of(chunk_size, left_context_size)
+        if chunks is not None and not self.capabilities.chunked:
+            # Only here: under torch.compile a symbolic size cannot be put into a text.
+            raise self._unsupported("chunked", f"chunk_size={chunk_size}")
+        if not self.causal:
+            return chunks
+        if chunk_size not in (None, 1):
+            raise InputError(
+                f"chunk_size={chunk_size} contradicts causal=True, which means chunks of one "
+                "frame: build the mixer with causal=False, or leave chunk_size None."
+            )
+        return chunks or Chunks(1)
 
     def require(self, capability: str, request: str) -> None:
         """Raises UnsupportedByMixer unless the mixer has a capability.
@@ -179,16 +258,14 @@ class Mixer(nn.Module, ABC):
             f"Mixers that can: {_names_with(capability, True)}."
         )
 
-    def _anchor(self) -> Tensor:
-        """A parameter, for default devices and dtypes."""
-        return next(self.parameters())
-
     def _check_input(self, x_BTD: Tensor, padding_BT: Tensor | None) -> None:
         if x_BTD.dim() != 3 or x_BTD.shape[-1] != self.enc_dim:
             raise ValueError(
                 f"{type(self).__name__} expects (batch, time, {self.enc_dim}) and got "
                 f"{tuple(x_BTD.shape)}."
             )
+        if x_BTD.shape[1] == 0:
+            raise ValueError(f"{type(self).__name__} got no frames: give at least one.")
         if padding_BT is None:
             return
         if padding_BT.dtype != torch.bool or padding_BT.shape != x_BTD.shape[:2]:

@@ -15,6 +15,7 @@ from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.heads import HeadProjections, head_features
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.block_sparse import block_sparse_attend, draw_blocks
+from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.rope import rotate
 
 
@@ -72,15 +73,8 @@ class BigBird(Mixer):
         self.projections = HeadProjections(enc_dim, nhead)
         self.register_buffer("draws_PV", draw_blocks(random_blocks))
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``."""
         query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
         y_BHTE = block_sparse_attend(
             rotate(query_BHTE),

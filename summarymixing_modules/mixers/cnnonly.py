@@ -10,6 +10,7 @@ from torch import Tensor
 
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
+from summarymixing_modules.ops.chunks import Chunks
 
 
 class NoMixer(Mixer):
@@ -25,32 +26,17 @@ class NoMixer(Mixer):
 
     capabilities = Capabilities(linear_time=True, bidirectional=False, mixes=False)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
         """Zeros of the shape of the input, which take no memory."""
         return x_BTD.new_zeros(()).expand_as(x_BTD)
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None = None,
-        device: object = None,
-        dtype: object = None,
-    ) -> tuple[()]:
-        """See ``Mixer.initial_state``: nothing."""
+    def _initial_state(self, *_: object) -> tuple[()]:
         return ()
 
-    def step(
-        self, x_BTD: Tensor, state: tuple[()], key_padding_mask: Tensor | None = None
+    def _step(
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: tuple[()]
     ) -> tuple[Tensor, tuple[()]]:
-        """See ``Mixer.step``."""
-        return self(x_BTD, key_padding_mask), state
+        return self.mix(x_BTD, padding_BT, chunks), memory
 
 
 @register_mixer("cnnonly", NoMixer.capabilities, source="arXiv 2307.07421, CNN only")

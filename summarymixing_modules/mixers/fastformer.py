@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
-from summarymixing_modules.ops.chunks import accumulation_dtype
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype
 from summarymixing_modules.ops.summary import masked
 
 
@@ -63,15 +63,8 @@ class Fastformer(Mixer):
         self.key_score = nn.Linear(enc_dim, nhead, bias=False)
         self.output = nn.Linear(enc_dim, enc_dim)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None = None,
-        left_context_size: int | None = None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``."""
         x_BTD = masked(x_BTD, padding_BT)
         query_BTD, key_BTD = self.query(x_BTD), self.key(x_BTD)
         score_BHD = self.query_score.weight.expand(x_BTD.shape[0], -1, -1)

@@ -26,7 +26,7 @@ from summarymixing_modules.mixers.attention_cache import AttentionCache
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.layers import BlockLinear, split_heads
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
-from summarymixing_modules.ops.chunks import accumulation_dtype, pad_to_chunks
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, pad_to_chunks
 from summarymixing_modules.ops.hypermixing import (
     apply_maps,
     frame_sums,
@@ -111,29 +111,22 @@ class HyperMixing(Mixer):
         self.second = None if tied else HyperNetwork(enc_dim, hypernet_size, nhead)
         self.norm = nn.LayerNorm(enc_dim)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``. Full context is one chunk that spans the utterance."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``. Full context is one chunk that spans the utterance."""
         length = x_BTD.shape[1]
-        chunk_size = min(chunk_size or length, length)
-        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunk_size)
+        chunks = Chunks.spanning(chunks, length)
+        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunks.size)
         x_BTD = masked(x_BTD, padding_BT)
-        chunks = x_BTD.shape[1] // chunk_size
-        left = chunks if left_context_size is None else min(left_context_size, chunks)
-        positions_TD = self._own_positions(x_BTD, chunk_size, left)
+        size, count = chunks.size, x_BTD.shape[1] // chunks.size
+        left = count if chunks.left is None else min(chunks.left, count)
+        positions_TD = self._own_positions(x_BTD, size, left)
         first_HME, second_HME = self._hidden(x_BTD, positions_TD)
-        seen_HBCEX = self._chunk_sums(x_BTD, first_HME, chunk_size)
-        if chunks <= left + 1:
+        seen_HBCEX = self._chunk_sums(x_BTD, first_HME, size)
+        if count <= left + 1:
             seen_HBCEX = seen_HBCEX.cumsum(dim=2)
         else:
             start_HBCEX = seen_HBCEX[:, :, : left + 1].cumsum(dim=2)
-            rest_HBCEX = self._windows(x_BTD, seen_HBCEX[:, :, left + 1 :], chunk_size, left)
+            rest_HBCEX = self._windows(x_BTD, seen_HBCEX[:, :, left + 1 :], size, left)
             seen_HBCEX = torch.cat([start_HBCEX, rest_HBCEX], dim=2)
         return self._output(seen_HBCEX, second_HME, x_BTD)[:, :length]
 
@@ -196,51 +189,35 @@ class HyperMixing(Mixer):
         weight_D, bias_D = self.norm.weight.to(y_BTD.dtype), self.norm.bias.to(y_BTD.dtype)
         return F.layer_norm(y_BTD, weight_D.shape, weight_D, bias_D, self.norm.eps).to(x_BTD.dtype)
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> HyperState | AttentionCache:
-        """See ``Mixer.initial_state``.
-
-        All the past is (B, H, E, X) numbers. A limited left context is its frames: their positions
-        change with every step.
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> HyperState | AttentionCache:
+        """All the past is (B, H, E, X) numbers. A limited left context is its frames: their
+        positions change with every step.
         """
-        weight_HEE = self.first.hidden.weight
-        device, dtype = device or weight_HEE.device, dtype or weight_HEE.dtype
-        if left_context_size is not None:
-            shape = (batch_size, 0, self.enc_dim)
-            return AttentionCache.empty((shape,), left_context_size, device, dtype)
+        if left is not None:
+            return AttentionCache.empty(x_B0D)
         features = self.enc_dim // self.nhead
-        sums_BHEX = torch.zeros(
-            (batch_size, self.nhead, features, features + 1),
-            device=device,
-            dtype=accumulation_dtype(dtype),
-        )
-        return HyperState(sums_BHEX, 0)
+        shape = (len(x_B0D), self.nhead, features, features + 1)
+        return HyperState(x_B0D.new_zeros(shape, dtype=accumulation_dtype(x_B0D.dtype)), 0)
 
-    def step(
+    def _step(
         self,
         x_BTD: Tensor,
-        state: HyperState | AttentionCache,
-        key_padding_mask: Tensor | None = None,
+        padding_BT: Tensor | None,
+        chunks: Chunks,
+        memory: HyperState | AttentionCache,
     ) -> tuple[Tensor, HyperState | AttentionCache]:
-        """See ``Mixer.step``."""
-        self._check_input(x_BTD, key_padding_mask)
         length = x_BTD.shape[1]
-        if isinstance(state, AttentionCache):
-            state = state.extended((x_BTD,), key_padding_mask)
-            y_BSD = self.mix(state.frames[0], state.padding_BS, None, None)
-            return y_BSD[:, -length:], state.trimmed()
-        x_BTD = masked(x_BTD, key_padding_mask)
-        positions_TD = sine_positions(length, self.enc_dim, state.position, x_BTD.device)
+        if isinstance(memory, AttentionCache):
+            memory = memory.extended((x_BTD,), padding_BT)
+            y_BSD = self.mix(memory.frames[0], memory.padding_BS, None)
+            return y_BSD[:, -length:], memory.trimmed(chunks)
+        x_BTD = masked(x_BTD, padding_BT)
+        positions_TD = sine_positions(length, self.enc_dim, memory.position, x_BTD.device)
         first_HME, second_HME = self._hidden(x_BTD, positions_TD)
         new_HBEX = self._chunk_sums(x_BTD, first_HME, length).squeeze(2)
-        sums_BHEX = state.sums_BHEX + new_HBEX.transpose(0, 1)
+        sums_BHEX = memory.sums_BHEX + new_HBEX.transpose(0, 1)
         y_BTD = self._output(sums_BHEX.transpose(0, 1).unsqueeze(2), second_HME, x_BTD)
-        return y_BTD, HyperState(sums_BHEX, state.position + length)
+        return y_BTD, HyperState(sums_BHEX, memory.position + length)
 
 
 @register_mixer(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from summarymixing_modules.ops.activated_linear import activated_linear, linear_heads
+from summarymixing_modules.errors import InputError
 
 
 class BlockLinear(nn.Module):
@@ -44,11 +44,9 @@ class BlockLinear(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x_NMI: Tensor, activation: nn.Module | None = None) -> Tensor:
-        """Returns y_NMO = W·x + b, or W·activation(x) + b without keeping activation(x)."""
-        if activation is None:
-            return linear_heads(x_NMI, self.weight, self.bias)
-        return activated_linear(x_NMI, self.weight, self.bias, activation)
+    def forward(self, x_NMI: Tensor) -> Tensor:
+        """Returns y_NMO = W·x + b."""
+        return torch.baddbmm(self.bias, x_NMI, self.weight)
 
     def extra_repr(self) -> str:
         """Sizes, for print(module)."""
@@ -71,8 +69,16 @@ def make_activation(activation: Callable[[], nn.Module] | nn.Module) -> nn.Modul
 
     SpeechBrain's ``Swish`` with its default β = 1 is ``nn.SiLU``, which keeps one tensor for the
     backward pass where Swish keeps three. (Told by name: mixers alone do not import SpeechBrain.)
+
+    Raises:
+        InputError: an activation in place.
     """
     module = activation if isinstance(activation, nn.Module) else activation()
+    if getattr(module, "inplace", False):
+        raise InputError(
+            f"{module} would overwrite what the layers before and beside it need: give "
+            "inplace=False."
+        )
     if type(module).__name__ == "Swish" and getattr(module, "beta", None) == 1:
         return nn.SiLU()
     return module

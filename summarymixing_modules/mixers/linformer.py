@@ -16,6 +16,7 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.heads import head_features
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
+from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.resample import cell_weights, naive_cell_means
 
 
@@ -72,15 +73,8 @@ class Linformer(Mixer):
         if not share_key_value:
             self.value_landmarks = nn.Linear(resolution, landmarks, bias=False)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``."""
         weights_BPT = cell_weights(
             x_BTD.shape[1],
             padding_BT,

@@ -18,6 +18,7 @@ from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedBy
 from summarymixing_modules.mixers.heads import HeadProjections, head_features
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.attention import attend
+from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.rope import rotate
 from summarymixing_modules.ops.window_attention import Shared, naive_window_attend, window_attend
 
@@ -29,17 +30,13 @@ class WindowState(NamedTuple):
         key_BWHE: rotated keys.
         value_BWHE: values.
         hidden_BW: True = padded, or before the stream began.
-        behind_W: how many chunks ago each frame was given.
         position: index of the next frame.
-        left_context_size: chunks that the next one sees; None = all.
     """
 
     key_BWHE: Tensor
     value_BWHE: Tensor
     hidden_BW: Tensor
-    behind_W: Tensor
     position: int
-    left_context_size: int | None
 
 
 class LocalAttention(Mixer):
@@ -93,79 +90,50 @@ class LocalAttention(Mixer):
             self.global_query_HGE = nn.Parameter(torch.randn(nhead, global_tokens, features))
             self.global_proj = nn.Linear(enc_dim, 2 * enc_dim)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``."""
         query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
         inputs = rotate(query_BHTE), rotate(key_BHTE), value_BHTE
-        shared = None
+        dropout, shared = self.attention_dropout if self.training else 0.0, None
         if self.global_tokens:
-            shared = self._summaries(key_BHTE, value_BHTE, padding_BT)
+            shared = self._summaries(key_BHTE, value_BHTE, padding_BT, dropout)
             inputs, shared = _side_by_side(inputs, query_BHTE, shared)
         y_BHTE = window_attend(
-            *inputs,
-            padding_BT,
-            self.window,
-            chunk_size,
-            left_context_size,
-            self.scale,
-            self.attention_dropout if self.training else 0.0,
-            shared,
+            *inputs, padding_BT, self.window, chunks, self.scale, dropout, shared
         )
         return self.projections.output(y_BHTE[..., : value_BHTE.shape[-1]])
 
-    def _summaries(self, key_BHTE: Tensor, value_BHTE: Tensor, padding_BT: Tensor | None) -> Shared:
+    def _summaries(
+        self, key_BHTE: Tensor, value_BHTE: Tensor, padding_BT: Tensor | None, dropout: float
+    ) -> Shared:
         """Keys and values (B, H, G, E) of the summaries of all frames."""
         query_BHGE = self.global_query_HGE.to(key_BHTE.dtype).expand(key_BHTE.shape[0], -1, -1, -1)
-        read_BHGE = attend(query_BHGE, key_BHTE, value_BHTE, padding_BT, None, None, self.scale)
+        read_BHGE = attend(query_BHGE, key_BHTE, value_BHTE, padding_BT, None, self.scale, dropout)
         both_BGX = self.global_proj(read_BHGE.transpose(1, 2).flatten(2))
         key, value = both_BGX.unflatten(-1, (self.nhead, -1)).transpose(1, 2).chunk(2, dim=-1)
         return key, value
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> WindowState:
-        """See ``Mixer.initial_state``."""
-        self.require("streaming", "initial_state")
-        anchor = self._anchor()
-        device, dtype = device or anchor.device, dtype or anchor.dtype
-        shape = (batch_size, self.window, self.nhead, self.enc_dim // self.nhead)
-        return WindowState(
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.ones(shape[:2], device=device, dtype=torch.bool),
-            torch.zeros(self.window, device=device, dtype=torch.long),
-            0,
-            left_context_size,
-        )
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> WindowState:
+        shape = (len(x_B0D), self.window, self.nhead, self.enc_dim // self.nhead)
+        nothing_BWHE = x_B0D.new_zeros(shape)
+        hidden_BW = x_B0D.new_ones(shape[:2], dtype=torch.bool)
+        return WindowState(nothing_BWHE, nothing_BWHE, hidden_BW, 0)
 
-    def step(
-        self, x_BTD: Tensor, state: WindowState, key_padding_mask: Tensor | None = None
+    def _step(
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: WindowState
     ) -> tuple[Tensor, WindowState]:
-        """See ``Mixer.step``."""
-        self._check_input(x_BTD, key_padding_mask)
         query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
-        query_BHTE = rotate(query_BHTE, state.position)
-        key_BTHE = rotate(key_BHTE, state.position).transpose(1, 2)
-        state = _extended(state, key_BTHE, value_BHTE.transpose(1, 2), key_padding_mask)
+        query_BHTE = rotate(query_BHTE, memory.position)
+        key_BTHE = rotate(key_BHTE, memory.position).transpose(1, 2)
+        memory = _extended(memory, key_BTHE, value_BHTE.transpose(1, 2), padding_BT)
         y_BHTE = F.scaled_dot_product_attention(
             query_BHTE,
-            state.key_BWHE.transpose(1, 2),
-            state.value_BWHE.transpose(1, 2),
-            attn_mask=_seen_BTS(state, x_BTD.shape[1], self.window)[:, None],
+            memory.key_BWHE.transpose(1, 2),
+            memory.value_BWHE.transpose(1, 2),
+            attn_mask=_seen_BTS(memory, x_BTD.shape[1], self.window, chunks)[:, None],
             scale=self.scale,
         )
-        return self.projections.output(y_BHTE), _last_frames(state, self.window)
+        return self.projections.output(y_BHTE), _last_frames(memory, self.window)
 
     def _unsupported(self, capability: str, request: str) -> UnsupportedByMixer:
         message = super()._unsupported(capability, request)
@@ -197,18 +165,18 @@ def _extended(
         key_BWHE=torch.cat([state.key_BWHE, key_BTHE], dim=1),
         value_BWHE=torch.cat([state.value_BWHE, value_BTHE], dim=1),
         hidden_BW=torch.cat([state.hidden_BW, padding_BT], dim=1),
-        behind_W=F.pad(state.behind_W + 1, (0, length)),
         position=state.position + length,
     )
 
 
-def _seen_BTS(state: WindowState, length: int, window: int) -> Tensor:
+def _seen_BTS(state: WindowState, length: int, window: int, chunks: Chunks) -> Tensor:
     """Which of the S frames the last ``length`` ones see; every frame sees itself."""
-    time_S = torch.arange(state.behind_W.shape[0], device=state.behind_W.device)
-    apart_TS = (time_S[-length:, None] - time_S).abs()
+    frames, start = state.hidden_BW.shape[1], state.position - length
+    time_S = torch.arange(state.position - frames, state.position, device=state.hidden_BW.device)
+    apart_TS = (time_S[frames - length :, None] - time_S).abs()
     near_TS = apart_TS <= window
-    if state.left_context_size is not None:
-        near_TS &= state.behind_W <= state.left_context_size
+    if chunks.left is not None:
+        near_TS &= time_S >= start - chunks.left * chunks.size
     return (near_TS & ~state.hidden_BW[:, None]) | (apart_TS == 0)
 
 
@@ -218,7 +186,6 @@ def _last_frames(state: WindowState, window: int) -> WindowState:
         key_BWHE=state.key_BWHE[:, -window:],
         value_BWHE=state.value_BWHE[:, -window:],
         hidden_BW=state.hidden_BW[:, -window:],
-        behind_W=state.behind_W[-window:],
     )
 
 
@@ -246,8 +213,7 @@ def naive_local_attention(
         value,
         padding_BT,
         mixer.window,
-        chunk_size,
-        left_context_size,
+        Chunks.of(chunk_size, left_context_size),
         mixer.scale,
         shared,
     )

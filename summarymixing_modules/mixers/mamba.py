@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from summarymixing_modules.mixers.attention_cache import AttentionCache
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
-from summarymixing_modules.ops.chunks import accumulation_dtype, pad_to_chunks
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, pad_to_chunks
 from summarymixing_modules.ops.convolution import depthwise_conv
 from summarymixing_modules.ops.mamba_kernels import fused_conv, fused_conv_available
 from summarymixing_modules.ops.selective_scan import selective_scan, tiled_scan, window_states
@@ -228,76 +228,54 @@ class Mamba(Mixer):
         if bidirectional:
             self.right_to_left = MambaDirection(enc_dim, d_state, d_conv, expand)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``."""
-        length = x_BTD.shape[1]
-        chunk_size = min(chunk_size or length, length)
-        y_BTD = self._from_the_left(x_BTD, padding_BT, chunk_size, left_context_size)
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``."""
+        chunks = Chunks.spanning(chunks, x_BTD.shape[1])
+        y_BTD = self._from_the_left(x_BTD, padding_BT, chunks)
         if self.right_to_left is not None:
             y_BTD = y_BTD + _by_chunks(
-                self.right_to_left, x_BTD, padding_BT, chunk_size, reverse=True
+                self.right_to_left, x_BTD, padding_BT, chunks.size, reverse=True
             )
         return y_BTD
 
-    def _from_the_left(
-        self, x_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int, left: int | None
-    ) -> Tensor:
-        if left is None or left >= math.ceil(x_BTD.shape[1] / chunk_size) - 1:
+    def _from_the_left(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
+        size, left = chunks.size, chunks.left
+        if left is None or left >= math.ceil(x_BTD.shape[1] / size) - 1:
             return self.left_to_right(x_BTD, padding_BT)
         if left == 0:
-            return _by_chunks(self.left_to_right, x_BTD, padding_BT, chunk_size)
-        return self.left_to_right.limited(x_BTD, padding_BT, chunk_size, left)
+            return _by_chunks(self.left_to_right, x_BTD, padding_BT, size)
+        return self.left_to_right.limited(x_BTD, padding_BT, size, left)
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> MambaState | AttentionCache:
-        """See ``Mixer.initial_state``.
-
-        With limited left context the state is the visible inputs: a state of the scan cannot forget
-        the chunks that leave the window.
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> MambaState | AttentionCache:
+        """With limited left context the state is the visible inputs: a state of the scan cannot
+        forget the chunks that leave the window.
         """
-        anchor = self._anchor()
-        device, dtype = device or anchor.device, dtype or anchor.dtype
-        if left_context_size is not None:
-            shape = (batch_size, 0, self.enc_dim)
-            return AttentionCache.empty((shape,), left_context_size, device, dtype)
+        if left is not None:
+            return AttentionCache.empty(x_B0D)
         inner, states = self.left_to_right.A_log.shape
+        scan = (len(x_B0D), states, inner)
         return MambaState(
-            torch.zeros(batch_size, self.left_to_right.reach, inner, device=device, dtype=dtype),
-            torch.zeros(batch_size, states, inner, device=device, dtype=accumulation_dtype(dtype)),
+            x_B0D.new_zeros(len(x_B0D), self.left_to_right.reach, inner),
+            x_B0D.new_zeros(scan, dtype=accumulation_dtype(x_B0D.dtype)),
         )
 
-    def step(
+    def _step(
         self,
         x_BTD: Tensor,
-        state: MambaState | AttentionCache,
-        key_padding_mask: Tensor | None = None,
+        padding_BT: Tensor | None,
+        chunks: Chunks,
+        memory: MambaState | AttentionCache,
     ) -> tuple[Tensor, MambaState | AttentionCache]:
-        """See ``Mixer.step``."""
-        self._check_input(x_BTD, key_padding_mask)
         length = x_BTD.shape[1]
-        if isinstance(state, MambaState):
-            y_BTD, state = self.left_to_right.step(x_BTD, key_padding_mask, state)
+        if isinstance(memory, MambaState):
+            y_BTD, memory = self.left_to_right.step(x_BTD, padding_BT, memory)
         else:
-            state = state.extended((x_BTD,), key_padding_mask)
-            y_BTD = self.left_to_right(state.frames[0], state.padding_BS)[:, -length:]
-            state = state.trimmed()
+            memory = memory.extended((x_BTD,), padding_BT)
+            y_BTD = self.left_to_right(memory.frames[0], memory.padding_BS)[:, -length:]
+            memory = memory.trimmed(chunks)
         if self.right_to_left is not None:
-            y_BTD = y_BTD + _by_chunks(
-                self.right_to_left, x_BTD, key_padding_mask, length, reverse=True
-            )
-        return y_BTD, state
+            y_BTD = y_BTD + _by_chunks(self.right_to_left, x_BTD, padding_BT, length, reverse=True)
+        return y_BTD, memory
 
 
 def _fold(x_BTX: Tensor, chunk_size: int) -> Tensor:

@@ -7,39 +7,21 @@ features, L remembered chunks, X = E + 1.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.heads import HeadProjections, head_features
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
-from summarymixing_modules.ops.chunks import accumulation_dtype, pad_to_chunks
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, pad_to_chunks
 from summarymixing_modules.ops.favor import (
     NOTHING,
     KeySums,
-    chunk_key_sums,
     favor_attend,
-    full_precision,
-    joined,
+    favor_step,
     orthogonal_features,
-    read_key_sums,
 )
-
-
-class PerformerState(NamedTuple):
-    """What a stream remembers, whatever its length.
-
-    Attributes:
-        past: sums of the chunks that the next one can see; a single entry for all the past when
-            the left context is unlimited.
-        left_context_size: chunks to remember; None = all.
-    """
-
-    past: KeySums
-    left_context_size: int | None
 
 
 class Performer(Mixer):
@@ -77,65 +59,35 @@ class Performer(Mixer):
         self.projections = HeadProjections(enc_dim, nhead)
         self.register_buffer("omega_ME", orthogonal_features(num_features, features))
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``. Full context is one chunk that spans the utterance."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``. Full context is one chunk that spans the utterance."""
         length = x_BTD.shape[1]
-        chunk_size = min(chunk_size or length, length)
-        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunk_size)
+        chunks = Chunks.spanning(chunks, length)
+        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunks.size)
         query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
-        y_BHTE = favor_attend(
-            query_BHTE,
-            key_BHTE,
-            value_BHTE,
-            self.omega_ME,
-            padding_BT,
-            chunk_size,
-            left_context_size,
-        )
+        y_BHTE = favor_attend(query_BHTE, key_BHTE, value_BHTE, self.omega_ME, padding_BT, chunks)
         return self.projections.output(y_BHTE[:, :, :length])
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> PerformerState:
-        """See ``Mixer.initial_state``. (B, L, H, M, E + 2) numbers, however long the stream."""
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> KeySums:
+        """Sums of the chunks that the next one can see, (B, L, H, M, E + 2) numbers; L = 1 entry
+        for all the past when the left context is unlimited.
+        """
         count, features = self.omega_ME.shape
-        remembered = 1 if left_context_size is None else left_context_size
-        shape = (batch_size, remembered, self.nhead, count)
-        anchor = self._anchor()
-        device, dtype = device or anchor.device, accumulation_dtype(dtype or anchor.dtype)
-        past = KeySums(
-            torch.full(shape, NOTHING, device=device, dtype=dtype),
-            torch.zeros((*shape, features + 1), device=device, dtype=dtype),
+        shape = (len(x_B0D), 1 if left is None else left, self.nhead, count)
+        dtype = accumulation_dtype(x_B0D.dtype)
+        return KeySums(
+            x_B0D.new_full(shape, NOTHING, dtype=dtype),
+            x_B0D.new_zeros((*shape, features + 1), dtype=dtype),
         )
-        return PerformerState(past, left_context_size)
 
-    def step(
-        self, x_BTD: Tensor, state: PerformerState, key_padding_mask: Tensor | None = None
-    ) -> tuple[Tensor, PerformerState]:
-        """See ``Mixer.step``."""
-        self._check_input(x_BTD, key_padding_mask)
+    def _step(
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: KeySums
+    ) -> tuple[Tensor, KeySums]:
         query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
-        with full_precision(x_BTD.device):
-            chunk = chunk_key_sums(key_BHTE, value_BHTE, self.omega_ME, key_padding_mask)
-            parts = KeySums(
-                *(torch.cat(pair, dim=1) for pair in zip(state.past, chunk, strict=True))
-            )
-            seen = joined(parts)
-            y_BHTE = read_key_sums(query_BHTE, seen, self.omega_ME, value_BHTE.dtype)
-        limit = state.left_context_size
-        past = seen if limit is None else KeySums(*(tensor[:, 1:] for tensor in parts))
-        return self.projections.output(y_BHTE), state._replace(past=past)
+        y_BHTE, memory = favor_step(
+            query_BHTE, key_BHTE, value_BHTE, self.omega_ME, padding_BT, memory, chunks.left
+        )
+        return self.projections.output(y_BHTE), memory
 
 
 @register_mixer(

@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers.base import Capabilities, Mixer
+from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedByMixer
 
 ENTRY_POINT_GROUP = "summarymixing_modules.mixers"
 
@@ -142,10 +142,19 @@ def build_mixer(attention_type: str, size: MixerSize, **options: Any) -> Mixer:
 
     Raises:
         InputError: unknown name, or an option that this mixer does not have.
+        UnsupportedByMixer: a causal host and a mixer that cannot be causal, or that its builder
+            has not told so.
     """
     for option in options:
         check_option(attention_type, option)
-    return mixer_spec(attention_type).build(size, **options)
+    mixer = mixer_spec(attention_type).build(size, **options)
+    if size.causal and not mixer.causal:
+        mixer.require("causal", "causal=True")
+        raise UnsupportedByMixer(
+            f"the host is causal, and {attention_type} was built as a mixer that is not: its "
+            "builder has to hand size.causal on."
+        )
+    return mixer
 
 
 def check_option(attention_type: str, option: str) -> None:

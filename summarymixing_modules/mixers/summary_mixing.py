@@ -6,13 +6,12 @@ For an utterance x_1 … x_T, padding excluded::
     h_t = c( f(x_t) , s̄ )           output
 
 f and s are MLPs with an activation after every layer, split into heads as block-diagonal matrices;
-c is one Linear on [f ; s̄] followed by the activation. Three rewritings make it fast and change
+c is one Linear on [f ; s̄] followed by the activation. Two rewritings make it fast and change
 nothing but rounding:
 
 * W·[f ; s̄] = W_f·f + W_s·s̄, so the summary half costs one row per utterance (or per chunk), and
   nothing is repeated over time or concatenated;
-* the first layers of f and s read the same input and are one matrix product;
-* activations are recomputed in the backward pass instead of kept (ops/activated_linear.py).
+* the first layers of f and s read the same input and are one matrix product.
 
 To ask which of f, s and c matter, each may end without its activation, f and s may have any depth
 and width, and the mean may be another statistic (summary_statistics.py).
@@ -25,9 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
@@ -58,14 +55,12 @@ from summarymixing_modules.mixers.summary_statistics import (
     DecayedMean,
     Mean,
     MeanAndDeviation,
-    SummaryState,
     SummaryStatistic,
     WeightedMean,
 )
-from summarymixing_modules.ops.activated_linear import activated_linear, activated_linears
-from summarymixing_modules.ops.chunks import pad_to_chunks
+from summarymixing_modules.ops.chunks import Chunks, pad_to_chunks
 
-DECAY = 0.995
+DECAY, GLOBAL_DROPOUT = 0.995, 0.1
 
 
 class SummaryMixing(Mixer):
@@ -84,11 +79,13 @@ class SummaryMixing(Mixer):
         summary_hid_dim: hidden sizes of s; None = [enc_dim], or none in the fast mode.
         summary_out_dim: output size of s; None = enc_dim.
         activation: class or instance, after every layer of f and s and after c.
-        global_dropout: on [f ; s̄] before c. The part on s̄ is drawn once per utterance or chunk.
+        global_dropout: on [f ; s̄] before c; None = 0.1. The part on s̄ is drawn once per utterance
+            or chunk.
         mode: one of ``MODES``.
-        use_layernorm: LayerNorm on f's output and on s̄ (full and expdecay).
+        use_layernorm: LayerNorm on f's output and on s̄; None = in the modes that have it, full and
+            expdecay.
         causal: frame t sees frames up to t only.
-        decay: base of the weights of the expdecay mode.
+        decay: base of the weights of the expdecay mode; None = 0.995.
         local_activation, summary_activation, combiner_activation: False leaves out the activation
             after the last layer of f, of s, or after c; hidden layers keep theirs. Without hidden
             layers, f or s is then linear.
@@ -96,8 +93,8 @@ class SummaryMixing(Mixer):
             and standard deviation side by side, which c and the LayerNorm on s̄ take as one vector.
 
     Raises:
-        InputError: unknown mode or statistic, one that the mode has no use for, a switch for a part
-            that lite does not have, heads that do not divide a size, a lite output of another size.
+        InputError: unknown mode or statistic; a statistic, a decay, a dropout or a switch that the
+            mode has no use for; heads that do not divide a size; a lite output of another size.
 
     Example:
         >>> cell = SummaryMixing(enc_dim=512, nhead=4)
@@ -116,21 +113,21 @@ class SummaryMixing(Mixer):
         summary_hid_dim: Sequence[int] | None = None,
         summary_out_dim: int | None = None,
         activation: Callable[[], nn.Module] | nn.Module = nn.GELU,
-        global_dropout: float = 0.1,
+        global_dropout: float | None = None,
         mode: str = FULL,
-        use_layernorm: bool = True,
+        use_layernorm: bool | None = None,
         causal: bool = False,
-        decay: float = DECAY,
+        decay: float | None = None,
         local_activation: bool = True,
         summary_activation: bool = True,
         combiner_activation: bool = True,
         summary_statistic: str = MEAN,
     ) -> None:
         super().__init__(enc_dim, causal)
-        check_mode(mode, decay)
+        check_mode(mode, decay, global_dropout)
         check_statistic(mode, summary_statistic)
         check_parts(mode, local_activation, combiner_activation)
-        self.mode, self.decay = mode, decay
+        self.mode, self.decay = mode, DECAY if decay is None else decay
         self.local_activation, self.summary_activation = local_activation, summary_activation
         self.combiner_activation = combiner_activation
         self.nhead = self._heads(nhead)
@@ -147,13 +144,16 @@ class SummaryMixing(Mixer):
         else:
             local_sizes = self._sizes("local_proj_hid_dim", local_proj_hid_dim, local_proj_out_dim)
         self.activation = make_activation(activation)
-        self.dropout = nn.Dropout(0.0 if mode == LITE else global_dropout)
+        if global_dropout is None:
+            global_dropout = 0.0 if mode == LITE else GLOBAL_DROPOUT
+        self.dropout = nn.Dropout(global_dropout)
         self.statistic = self._make_statistic(summary_statistic, summary_sizes[-1])
         self._make_projections(local_sizes, summary_sizes)
-        normalise = use_layernorm and mode in (FULL, EXPDECAY)
+        normalise = use_layernorm is not False and mode in (FULL, EXPDECAY)
+        if use_layernorm and not normalise:
+            say_unused(mode, "use_layernorm", True)
         self.local_norm = nn.LayerNorm(local_sizes[-1]) if normalise else nn.Identity()
         self.summary_norm = nn.LayerNorm(self.statistic.out_dim) if normalise else nn.Identity()
-        self.normalise = normalise
 
     def _heads(self, nhead: int) -> int:
         if self.mode == FAST and nhead != 1:
@@ -179,9 +179,9 @@ class SummaryMixing(Mixer):
         return MeanAndDeviation(summary_dim) if name == MEAN_STD else Mean(summary_dim)
 
     def _make_projections(self, local_sizes: list[int], summary_sizes: list[int]) -> None:
-        first = [sizes[0] for sizes in (local_sizes, summary_sizes) if sizes]
-        self.first_widths = [size // self.nhead for size in first]
-        self.input_proj = BlockLinear(self.enc_dim, sum(first), self.nhead)
+        local_width = local_sizes[0] if local_sizes else 0
+        self.local_width = local_width // self.nhead
+        self.input_proj = BlockLinear(self.enc_dim, local_width + summary_sizes[0], self.nhead)
         self.local_layers = self._layers(local_sizes)
         self.summary_layers = self._layers(summary_sizes)
         if not local_sizes:
@@ -197,55 +197,34 @@ class SummaryMixing(Mixer):
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         return nn.ModuleList(BlockLinear(a, b, self.nhead) for a, b in pairs)
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None = None,
-    ) -> Tensor:
-        """See ``Mixer.forward``. Full context is one chunk that spans the utterance."""
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
+        """See ``Mixer.mix``. Full context is one chunk that spans the utterance."""
         length = x_BTD.shape[1]
-        chunk_size = min(chunk_size or length, length)
-        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunk_size)
+        chunks = Chunks.spanning(chunks, length)
+        x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunks.size)
         local_MF, summary_BTS = self._project(x_BTD)
-        summary_BCR = self.statistic(summary_BTS, padding_BT, chunk_size, left_context_size)
+        summary_BCR = self.statistic(summary_BTS, padding_BT, chunks)
         return self._combine(local_MF, summary_BCR, x_BTD.shape[1])[:, :length]
 
     def _activate(self, x: Tensor, switch: bool) -> Tensor:
         return self.activation(x) if switch else x
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor | None, Tensor]:
-        """f before its last activation, as (M, F) or None in lite, and s(x) as (B, T, S)."""
-        local_NMI, summary_NMI = self._hidden(self.input_proj(split_heads(x_BTD, self.nhead)))
-        for layer in self.summary_layers[1:]:
-            summary_NMI = layer(summary_NMI, self.activation)
-        summary_MS = self._activate(merge_heads(summary_NMI), self.summary_activation)
+        """f as (M, F), or None in lite, and s(x) as (B, T, S)."""
+        first_NMI = self.input_proj(split_heads(x_BTD, self.nhead))
+        width = self.local_width
+        summary_MS = self._mlp(first_NMI[..., width:], self.summary_layers, self.summary_activation)
         summary_BTS = summary_MS.unflatten(0, x_BTD.shape[:2])
-        if local_NMI is None:
+        if not width:
             return None, summary_BTS
-        for layer in self.local_layers[1:]:
-            local_NMI = layer(local_NMI, self.activation)
-        return merge_heads(local_NMI), summary_BTS
+        local_NMI = first_NMI[..., :width]
+        return self._mlp(local_NMI, self.local_layers, self.local_activation), summary_BTS
 
-    def _hidden(self, first_NMI: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The second layers of f and s, where there are any, on the product of the first."""
-        second = [
-            cast(BlockLinear, layers[0])
-            for layers in (self.local_layers, self.summary_layers)
-            if layers
-        ]
-        if len(second) == len(self.first_widths):
-            pairs = [(layer.weight, layer.bias) for layer in second]
-            parts = list(activated_linears(first_NMI, pairs, self.activation))
-        else:
-            parts = list(first_NMI.split(self.first_widths, dim=-1))
-            if self.summary_layers:
-                parts[-1] = self.summary_layers[0](parts[-1], self.activation)
-            elif self.local_layers:
-                parts[0] = self.local_layers[0](parts[0], self.activation)
-        return (parts[0] if len(parts) == 2 else None), parts[-1]
+    def _mlp(self, x_NMI: Tensor, layers: nn.ModuleList, last_activation: bool) -> Tensor:
+        """f or s after its first product; the heads are merged."""
+        for layer in layers:
+            x_NMI = layer(self.activation(x_NMI))
+        return self._activate(merge_heads(x_NMI), last_activation)
 
     def _combine(self, local_MF: Tensor | None, summary_BCR: Tensor, length: int) -> Tensor:
         """c(f, s̄) with one summary per chunk (or per frame), as (B, T, D)."""
@@ -253,49 +232,21 @@ class SummaryMixing(Mixer):
         if local_MF is None:
             return summary_BCR[:, :, None].expand(-1, -1, per_chunk, -1).flatten(1, 2)
         shared_BCD = self.combine_summary(self.dropout(self.summary_norm(summary_BCR)))
-        if self.normalise or (self.training and self.dropout.p > 0):
-            local_MF = self.dropout(
-                self.local_norm(self._activate(local_MF, self.local_activation))
-            )
-            own_MD = self.combine_local(local_MF)
-        else:
-            own_MD = self._combine_lean(local_MF)
+        own_MD = self.combine_local(self.dropout(self.local_norm(local_MF)))
         own_BCKD = own_MD.unflatten(0, (*summary_BCR.shape[:2], per_chunk))
         mixed_BCKD = own_BCKD + shared_BCD[:, :, None]
         return self._activate(mixed_BCKD, self.combiner_activation).flatten(1, 2)
 
-    def _combine_lean(self, local_MF: Tensor) -> Tensor:
-        """W_f·activation(f) + b without keeping activation(f)."""
-        layer = self.combine_local
-        if not self.local_activation:
-            return layer(local_MF)
-        weight_1FD, bias_11D = layer.weight.mT[None], layer.bias[None, None]
-        return activated_linear(local_MF[None], weight_1FD, bias_11D, self.activation)[0]
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> Tensor:
+        """A few vectors, whatever the length of the stream."""
+        return self.statistic.initial_state(x_B0D, left)
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> SummaryState:
-        """See ``Mixer.initial_state``. A few vectors, whatever the length of the stream."""
-        weight = self.input_proj.weight
-        return self.statistic.initial_state(
-            batch_size,
-            left_context_size,
-            weight.device if device is None else device,
-            weight.dtype if dtype is None else dtype,
-        )
-
-    def step(
-        self, x_BTD: Tensor, state: SummaryState, key_padding_mask: Tensor | None = None
-    ) -> tuple[Tensor, SummaryState]:
-        """See ``Mixer.step``."""
-        self._check_input(x_BTD, key_padding_mask)
+    def _step(
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
         local_MF, summary_BTS = self._project(x_BTD)
-        summary_BCR, state = self.statistic.step(summary_BTS, key_padding_mask, state)
-        return self._combine(local_MF, summary_BCR, x_BTD.shape[1]), state
+        summary_BCR, memory = self.statistic.step(summary_BTS, padding_BT, chunks.left, memory)
+        return self._combine(local_MF, summary_BCR, x_BTD.shape[1]), memory
 
 
 @register_mixer(
@@ -315,15 +266,17 @@ def build_summary_mixing(
     local_proj_out_dim: int | None = None,
     summary_hid_dim: Sequence[int] | None = None,
     summary_out_dim: int | None = None,
-    use_layernorm: bool = True,
+    use_layernorm: bool | None = None,
     global_dropout: float | None = None,
-    decay: float = DECAY,
+    decay: float | None = None,
     local_activation: bool = True,
     summary_activation: bool = True,
     combiner_activation: bool = True,
     summary_statistic: str = MEAN,
 ) -> SummaryMixing:
     """Builds the cell for a host layer; heads, dropout and activation default to the host's."""
+    if global_dropout is None and mode != LITE:
+        global_dropout = size.dropout
     return SummaryMixing(
         enc_dim=size.d_model,
         nhead=1 if mode == FAST else size.nhead,
@@ -332,7 +285,7 @@ def build_summary_mixing(
         summary_hid_dim=summary_hid_dim,
         summary_out_dim=summary_out_dim,
         activation=size.activation,
-        global_dropout=size.dropout if global_dropout is None else global_dropout,
+        global_dropout=global_dropout,
         mode=mode,
         use_layernorm=use_layernorm,
         causal=size.causal,

@@ -19,6 +19,7 @@ from summarymixing_modules.mixers.summary_statistics import (
     MeanAndDeviation,
     WeightedMean,
 )
+from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.decay import naive_decayed_means
 from summarymixing_modules.ops.pooling import naive_mean_and_deviation, naive_softmax_means
 from summarymixing_modules.ops.summary import naive_means
@@ -40,14 +41,13 @@ def naive_summary_mixing(
         chunk_size: frames of a chunk; None = full context.
         left_context_size: chunks to the left; None = all of them.
     """
-    local_width = cell.first_widths[0] if cell.mode != LITE else 0
-    each_BTS = _mlp(
-        cell, x_BTD, slice(local_width, None), cell.summary_layers, cell.summary_activation
-    )
-    summary_BTR = _statistic(cell, each_BTS, padding_BT, chunk_size, left_context_size)
+    width = cell.local_width
+    each_BTS = _mlp(cell, x_BTD, slice(width, None), cell.summary_layers, cell.summary_activation)
+    chunks = Chunks.of(chunk_size, left_context_size)
+    summary_BTR = _statistic(cell, each_BTS, padding_BT, chunks)
     if cell.mode == LITE:
         return summary_BTR
-    local_BTF = _mlp(cell, x_BTD, slice(0, local_width), cell.local_layers, cell.local_activation)
+    local_BTF = _mlp(cell, x_BTD, slice(0, width), cell.local_layers, cell.local_activation)
     both = torch.cat([cell.local_norm(local_BTF), cell.summary_norm(summary_BTR)], dim=-1)
     weight = torch.cat([cell.combine_local.weight, cell.combine_summary.weight], dim=1)
     y_BTD = F.linear(cell.dropout(both), weight, cell.combine_local.bias)
@@ -55,14 +55,10 @@ def naive_summary_mixing(
 
 
 def _statistic(
-    cell: SummaryMixing,
-    s_BTS: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    cell: SummaryMixing, s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks | None
 ) -> Tensor:
     """What the cell keeps of s(x), for every frame."""
-    seen = (padding_BT, chunk_size, left_context_size)
+    seen = (padding_BT, chunks)
     if isinstance(cell.statistic, DecayedMean):
         return naive_decayed_means(s_BTS, *seen, cell.statistic.decay)
     if isinstance(cell.statistic, MeanAndDeviation):
@@ -70,7 +66,7 @@ def _statistic(
     if isinstance(cell.statistic, WeightedMean):
         vectors_SN = torch.block_diag(*cell.statistic.score[:, :, None])
         return naive_softmax_means(s_BTS, s_BTS @ vectors_SN, *seen)
-    if chunk_size is None:
+    if chunks is None:
         return _utterance_means(s_BTS, padding_BT)
     return naive_means(s_BTS, *seen)
 

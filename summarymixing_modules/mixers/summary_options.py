@@ -21,16 +21,26 @@ MEAN_STD = "mean_std"
 STATISTICS = (MEAN, WEIGHTED, MEAN_STD)
 
 
-def check_mode(mode: str, decay: float) -> None:
-    """Refuses a mode that does not exist, and weights that do not decay.
+def check_mode(mode: str, decay: float | None, global_dropout: float | None) -> None:
+    """Refuses a mode that does not exist, and numbers that are wrong or not of that mode.
 
     Raises:
-        InputError: naming the flag and its allowed values.
+        InputError: naming the flag, its allowed values and the remedy.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode {mode!r}. Known: {', '.join(MODES)}.")
-    if not 0 < decay <= 1:
+    if decay is not None and not 0 < decay <= 1:
         raise InputError(f"decay={decay} must be in (0, 1].")
+    if decay is not None and mode != EXPDECAY:
+        raise InputError(
+            f"decay={decay} means nothing in mode={mode}, whose means do not decay: leave it out, "
+            f"or choose mode={EXPDECAY}."
+        )
+    if global_dropout and mode == LITE:
+        raise InputError(
+            f"global_dropout={global_dropout} means nothing in mode={LITE}, which has no combiner: "
+            f"leave it out, or choose mode={FULL}."
+        )
 
 
 def check_statistic(mode: str, statistic: str) -> None:

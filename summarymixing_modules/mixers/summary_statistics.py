@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from summarymixing_modules.ops.chunks import accumulation_dtype
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype
 from summarymixing_modules.ops.decay import (
     decay_scan,
     decayed_means,
@@ -42,21 +41,11 @@ from summarymixing_modules.ops.pooling import (
 from summarymixing_modules.ops.summary import chunk_means
 
 
-class SummaryState(NamedTuple):
-    """What a stream remembers.
-
-    Attributes:
-        past_BLX: what is kept of the chunks that the next one can see, [Σ s ; number of frames]
-            for means; a single entry for all the past when the left context is unlimited.
-        left_context_size: chunks to remember; None = all.
-    """
-
-    past_BLX: Tensor
-    left_context_size: int | None
-
-
 class SummaryStatistic(nn.Module, ABC):
     """A statistic of s(x) over the visible frames, in linear time.
+
+    A stream remembers past_BLX, what is kept of the chunks that the next one can see, [Σ s ; number
+    of frames] for means; a single entry for all the past when the left context is unlimited.
 
     Args:
         summary_dim: features S of s.
@@ -68,42 +57,35 @@ class SummaryStatistic(nn.Module, ABC):
         self.out_dim = summary_dim
 
     @abstractmethod
-    def forward(
-        self,
-        s_BTS: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int,
-        left_context_size: int | None,
-    ) -> Tensor:
+    def forward(self, s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
         """The statistic of every chunk, or of every frame.
 
         Args:
-            s_BTS: s(x); T must be a multiple of ``chunk_size``.
+            s_BTS: s(x); T must be a multiple of the chunk size.
             padding_BT: True = padded.
-            chunk_size: frames of a chunk; T = full context.
-            left_context_size: chunks to the left; None = all of them.
+            chunks: that of T frames is full context.
 
         Returns:
             (B, C, R), or (B, T, R) where it differs inside a chunk; in the dtype of ``s_BTS``.
         """
 
-    def initial_state(
-        self,
-        batch_size: int,
-        left_context_size: int | None,
-        device: torch.device | str,
-        dtype: torch.dtype,
-    ) -> SummaryState:
-        """A stream without a past: (B, L, X) numbers, whatever the length of the stream."""
-        remembered = 1 if left_context_size is None else left_context_size
-        empty_X = self._empty(device, accumulation_dtype(dtype))
-        return SummaryState(empty_X.repeat(batch_size, remembered, 1), left_context_size)
+    def initial_state(self, x_B0D: Tensor, left: int | None) -> Tensor:
+        """past_BLX of streams without a past."""
+        empty_X = self._empty(x_B0D.device, accumulation_dtype(x_B0D.dtype))
+        return empty_X.repeat(len(x_B0D), 1 if left is None else left, 1)
 
     @abstractmethod
     def step(
-        self, s_BTS: Tensor, padding_BT: Tensor | None, state: SummaryState
-    ) -> tuple[Tensor, SummaryState]:
-        """The statistic of the next chunk, as ``forward`` gives it, and the next state."""
+        self, s_BTS: Tensor, padding_BT: Tensor | None, left: int | None, past_BLX: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The statistic of the next chunk, as ``forward`` gives it, and the next past_BLX.
+
+        Args:
+            s_BTS: s(x) of the chunk.
+            padding_BT: True = padded.
+            left: chunks to remember; None = all.
+            past_BLX: from ``initial_state`` or the step before.
+        """
 
     def _empty(self, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """What is kept of a chunk without frames, (X,)."""
@@ -113,24 +95,18 @@ class SummaryStatistic(nn.Module, ABC):
 class Mean(SummaryStatistic):
     """Σ s / T."""
 
-    def forward(
-        self,
-        s_BTS: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int,
-        left_context_size: int | None,
-    ) -> Tensor:
+    def forward(self, s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
         """See ``SummaryStatistic.forward``."""
-        return chunk_means(s_BTS, padding_BT, chunk_size, left_context_size)
+        return chunk_means(s_BTS, padding_BT, chunks)
 
     def step(
-        self, s_BTS: Tensor, padding_BT: Tensor | None, state: SummaryState
-    ) -> tuple[Tensor, SummaryState]:
+        self, s_BTS: Tensor, padding_BT: Tensor | None, left: int | None, past_BLX: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """See ``SummaryStatistic.step``."""
         chunk_B1X = weighted_frames(s_BTS, padding_BT).sum(dim=1, keepdim=True)
-        seen_B1X = chunk_B1X + state.past_BLX.sum(dim=1, keepdim=True)
+        seen_B1X = chunk_B1X + past_BLX.sum(dim=1, keepdim=True)
         mean_B1S = divide_by_weight(seen_B1X).to(s_BTS.dtype)
-        return mean_B1S, _remember(state, chunk_B1X, seen_B1X)
+        return mean_B1S, _remembered(past_BLX, chunk_B1X, seen_B1X, left)
 
 
 class DecayedMean(SummaryStatistic):
@@ -145,32 +121,26 @@ class DecayedMean(SummaryStatistic):
         super().__init__(summary_dim)
         self.decay = decay
 
-    def forward(
-        self,
-        s_BTS: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int,
-        left_context_size: int | None,
-    ) -> Tensor:
+    def forward(self, s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
         """See ``SummaryStatistic.forward``."""
-        return decayed_means(s_BTS, padding_BT, chunk_size, left_context_size, self.decay)
+        return decayed_means(s_BTS, padding_BT, chunks, self.decay)
 
     def step(
-        self, s_BTS: Tensor, padding_BT: Tensor | None, state: SummaryState
-    ) -> tuple[Tensor, SummaryState]:
+        self, s_BTS: Tensor, padding_BT: Tensor | None, left: int | None, past_BLX: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """See ``SummaryStatistic.step``."""
         length, decay = s_BTS.shape[1], self.decay
         frames_BTX = weighted_frames(s_BTS, padding_BT)
         before_BTX = decay_scan(frames_BTX, decay)
         fade_T = decay ** torch.arange(1, length + 1, device=s_BTS.device).double()
         seen_BTX = before_BTX + future_sums(frames_BTX, decay, length)
-        past_B1X = state.past_BLX.sum(dim=1, keepdim=True)
+        past_B1X = past_BLX.sum(dim=1, keepdim=True)
         seen_BTX = seen_BTX + fade_T.to(seen_BTX.dtype)[:, None] * past_B1X
         mean_BTS = divide_by_weight(seen_BTX).to(s_BTS.dtype)
         chunk_B1X = before_BTX[:, -1:]
-        state = state._replace(past_BLX=state.past_BLX * decay**length)
-        all_B1X = state.past_BLX.sum(dim=1, keepdim=True) + chunk_B1X
-        return mean_BTS, _remember(state, chunk_B1X, all_B1X)
+        faded_BLX = past_BLX * decay**length
+        all_B1X = faded_BLX.sum(dim=1, keepdim=True) + chunk_B1X
+        return mean_BTS, _remembered(faded_BLX, chunk_B1X, all_B1X, left)
 
 
 class _MergedStatistic(SummaryStatistic):
@@ -188,28 +158,22 @@ class _MergedStatistic(SummaryStatistic):
     def _read(self, x_BCX: Tensor) -> Tensor:
         """The statistic of what was kept, (B, C, R)."""
 
-    def forward(
-        self,
-        s_BTS: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int,
-        left_context_size: int | None,
-    ) -> Tensor:
+    def forward(self, s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
         """See ``SummaryStatistic.forward``."""
-        x_BCX = self._collect(s_BTS, padding_BT, chunk_size)
+        x_BCX = self._collect(s_BTS, padding_BT, chunks.size)
         empty_X = self._empty(x_BCX.device, x_BCX.dtype)
-        seen_BCX = merge_windows(x_BCX, left_context_size, self._merge, empty_X)
+        seen_BCX = merge_windows(x_BCX, chunks.left, self._merge, empty_X)
         return self._read(seen_BCX).to(s_BTS.dtype)
 
     def step(
-        self, s_BTS: Tensor, padding_BT: Tensor | None, state: SummaryState
-    ) -> tuple[Tensor, SummaryState]:
+        self, s_BTS: Tensor, padding_BT: Tensor | None, left: int | None, past_BLX: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """See ``SummaryStatistic.step``."""
         chunk_B1X = self._collect(s_BTS, padding_BT, s_BTS.shape[1])
-        visible_BLX = torch.cat([state.past_BLX, chunk_B1X], dim=1)
+        visible_BLX = torch.cat([past_BLX, chunk_B1X], dim=1)
         seen_B1X = merge_prefixes(visible_BLX, self._merge)[:, -1:]
         statistic_B1R = self._read(seen_B1X).to(s_BTS.dtype)
-        return statistic_B1R, _remember(state, chunk_B1X, seen_B1X)
+        return statistic_B1R, _remembered(past_BLX, chunk_B1X, seen_B1X, left)
 
 
 class WeightedMean(_MergedStatistic):
@@ -273,10 +237,9 @@ class MeanAndDeviation(_MergedStatistic):
         return torch.zeros(2 * self.summary_dim + 1, device=device, dtype=dtype)
 
 
-def _remember(state: SummaryState, chunk_B1X: Tensor, all_B1X: Tensor) -> SummaryState:
-    """The next state: the chunks within reach, or everything as one where all the past is."""
-    limit = state.left_context_size
-    if limit is None:
-        return state._replace(past_BLX=all_B1X)
-    past_BLX = torch.cat([state.past_BLX, chunk_B1X], dim=1)
-    return state._replace(past_BLX=past_BLX[:, past_BLX.shape[1] - limit :])
+def _remembered(past_BLX: Tensor, chunk_B1X: Tensor, all_B1X: Tensor, left: int | None) -> Tensor:
+    """The next past_BLX: the chunks within reach, or everything as one where all the past is."""
+    if left is None:
+        return all_B1X
+    past_BLX = torch.cat([past_BLX, chunk_B1X], dim=1)
+    return past_BLX[:, past_BLX.shape[1] - left :]

@@ -67,7 +67,7 @@ def block_sparse_attend(
     batch, _, length, _ = query_BHTE.shape
     everywhere = min(global_blocks * block_size, length)
     global_BHGE = attend(
-        query_BHTE[:, :, :everywhere], key_BHTE, value_BHTE, padding_BT, None, None, scale, dropout
+        query_BHTE[:, :, :everywhere], key_BHTE, value_BHTE, padding_BT, None, scale, dropout
     )
     if everywhere == length:
         return global_BHGE

@@ -9,32 +9,59 @@ Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D features.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from summarymixing_modules.errors import InputError
 
-def check_chunks(chunk_size: int | None, left_context_size: int | None) -> None:
-    """Refuses chunk settings that mean nothing.
+
+@dataclass(frozen=True)
+class Chunks:
+    """How utterances are cut. Full context has no ``Chunks``; it is None.
+
+    Attributes:
+        size: frames of a chunk.
+        left: chunks visible before one's own; None = all of them.
 
     Raises:
-        ValueError: naming the argument and its allowed values.
+        InputError: a size below 1, or a negative left context.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size counts frames and must be at least 1, not {chunk_size}.")
-    if left_context_size is None:
-        return
-    if chunk_size is None:
-        raise ValueError(
-            f"left_context_size={left_context_size} counts chunks and needs a chunk_size; "
-            "leave it None for full context."
-        )
-    if left_context_size < 0:
-        raise ValueError(
-            f"left_context_size counts chunks and must be at least 0 (None: all the past), "
-            f"not {left_context_size}."
-        )
+
+    size: int
+    left: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"chunk_size counts frames and must be at least 1, not {self.size}.")
+        if self.left is not None and self.left < 0:
+            raise InputError(
+                "left_context_size counts chunks and must be at least 0 (None: all the past), "
+                f"not {self.left}."
+            )
+
+    @staticmethod
+    def of(chunk_size: int | None, left_context_size: int | None) -> Chunks | None:
+        """The chunks that two arguments ask for; None = full context.
+
+        Raises:
+            InputError: numbers that mean nothing, or a left context without chunks.
+        """
+        if chunk_size is not None:
+            return Chunks(chunk_size, left_context_size)
+        if left_context_size is not None:
+            raise InputError(
+                f"left_context_size={left_context_size} counts chunks and needs a chunk_size; "
+                "leave it None for full context."
+            )
+        return None
+
+    @staticmethod
+    def spanning(chunks: Chunks | None, length: int) -> Chunks:
+        """Chunks of at most ``length`` frames: full context is one that spans the utterance."""
+        return Chunks(length) if chunks is None else replace(chunks, size=min(chunks.size, length))
 
 
 def pad_to_chunks(
@@ -63,8 +90,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def sliding_sum(x_BCD: Tensor, left_context_size: int | None) -> Tensor:
-    """Sum over each chunk and ``left_context_size`` chunks to its left, in O(C).
+def sliding_sum(x_BCD: Tensor, left: int | None) -> Tensor:
+    """Sum over each chunk and ``left`` chunks before it, in O(C).
 
     With limited context, windows of w = left + 1 chunks are covered by the suffix sum of one block
     of w chunks and the prefix sum of the next: nothing is ever subtracted, so a window keeps its
@@ -72,17 +99,17 @@ def sliding_sum(x_BCD: Tensor, left_context_size: int | None) -> Tensor:
 
     Args:
         x_BCD: one vector per chunk, in the dtype to accumulate in.
-        left_context_size: chunks to the left; None = all of them.
+        left: chunks; None = all of them.
 
     Returns:
         sums_BCD: entry c holds x[c - left] + … + x[c].
     """
     num_chunks = x_BCD.shape[1]
-    if left_context_size is None or left_context_size >= num_chunks - 1:
+    if left is None or left >= num_chunks - 1:
         return x_BCD.cumsum(dim=1)
-    if left_context_size == 0:
+    if left == 0:
         return x_BCD
-    window = left_context_size + 1
+    window = left + 1
     blocks = math.ceil(num_chunks / window)
     padded_BCD = F.pad(x_BCD, (0, 0, 0, blocks * window - num_chunks))
     blocks_BNWD = padded_BCD.unflatten(1, (blocks, window))
@@ -93,18 +120,13 @@ def sliding_sum(x_BCD: Tensor, left_context_size: int | None) -> Tensor:
     return (prefix_BNWD + before_BNWD).flatten(1, 2)[:, :num_chunks]
 
 
-def visible_TT(
-    length: int,
-    chunk_size: int | None,
-    left_context_size: int | None,
-    device: torch.device | None = None,
-) -> Tensor:
+def visible_TT(length: int, chunks: Chunks | None, device: torch.device | None = None) -> Tensor:
     """The dense reference: entry (t, i) is True when frame t sees frame i. Quadratic."""
-    if chunk_size is None:
+    if chunks is None:
         return torch.ones(length, length, dtype=torch.bool, device=device)
-    chunk_T = torch.arange(length, device=device) // chunk_size
+    chunk_T = torch.arange(length, device=device) // chunks.size
     behind_TT = chunk_T[:, None] - chunk_T[None, :]
     seen_TT = behind_TT >= 0
-    if left_context_size is not None:
-        seen_TT &= behind_TT <= left_context_size
+    if chunks.left is not None:
+        seen_TT &= behind_TT <= chunks.left
     return seen_TT

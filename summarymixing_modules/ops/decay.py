@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from summarymixing_modules.ops.chunks import accumulation_dtype, visible_TT
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, visible_TT
+from summarymixing_modules.ops.precision import full_precision
 from summarymixing_modules.ops.summary import masked, naive_weighted_means
 
 SCAN_BLOCK = 64
@@ -39,7 +40,8 @@ def decay_scan(x_BTD: Tensor, decay: float) -> Tensor:
     powers_KK = torch.where(lag_KK >= 0, decay ** lag_KK.clamp(min=0).double(), 0.0)
     padded_BTD = F.pad(x_BTD, (0, 0, 0, -length % block))
     blocks_BNKD = padded_BTD.unflatten(1, (-1, block))
-    local_BNKD = powers_KK.to(x_BTD.dtype) @ blocks_BNKD
+    with full_precision(x_BTD.device):
+        local_BNKD = powers_KK.to(x_BTD.dtype) @ blocks_BNKD
     if length == block:
         return local_BNKD.squeeze(1)
     carry_BND = decay_scan(local_BNKD[:, :-1, -1], decay**block)
@@ -49,16 +51,16 @@ def decay_scan(x_BTD: Tensor, decay: float) -> Tensor:
     return states_BNKD.flatten(1, 2)[:, :length]
 
 
-def sliding_decay_sum(x_BCD: Tensor, left_context_size: int | None, decay: float) -> Tensor:
-    """Σ_j decay^j · x[c − j] over j = 0 … ``left_context_size`` (None: all), in O(C).
+def sliding_decay_sum(x_BCD: Tensor, left: int | None, decay: float) -> Tensor:
+    """Σ_j decay^j · x[c − j] over j = 0 … ``left`` (None: all), in O(C).
 
     As in ``sliding_sum``, windows are put together from prefixes and suffixes of blocks: nothing is
     subtracted, so nothing of what lies outside the window is left behind by rounding.
     """
     num_chunks = x_BCD.shape[1]
-    if left_context_size is None or left_context_size >= num_chunks - 1:
+    if left is None or left >= num_chunks - 1:
         return decay_scan(x_BCD, decay)
-    window = left_context_size + 1
+    window = left + 1
     padded_BCD = F.pad(x_BCD, (0, 0, 0, -num_chunks % window))
     blocks_BNWD = padded_BCD.unflatten(1, (-1, window))
     prefix_BNWD = decay_scan(blocks_BNWD.flatten(0, 1), decay).view_as(blocks_BNWD)
@@ -70,25 +72,22 @@ def sliding_decay_sum(x_BCD: Tensor, left_context_size: int | None, decay: float
     return (prefix_BNWD + since_W[:, None] * before_BNWD).flatten(1, 2)[:, :num_chunks]
 
 
-def past_sums(
-    x_BTD: Tensor, decay: float, chunk_size: int, left_context_size: int | None
-) -> Tensor:
+def past_sums(x_BTD: Tensor, decay: float, chunks: Chunks) -> Tensor:
     """Σ_{i ≤ t} λ^(t−i) x_i over the frames of t's chunk up to t, and of its left context.
 
     Args:
-        x_BTD: T must be a multiple of ``chunk_size``.
+        x_BTD: T must be a multiple of the chunk size.
         decay: λ.
-        chunk_size: frames of a chunk.
-        left_context_size: chunks to the left; None = all of them.
+        chunks: that of T frames is full context.
     """
-    chunks_BCKD = x_BTD.unflatten(1, (-1, chunk_size))
+    chunks_BCKD = x_BTD.unflatten(1, (-1, chunks.size))
     own_BCKD = decay_scan(chunks_BCKD.flatten(0, 1), decay).view_as(chunks_BCKD)
-    if chunks_BCKD.shape[1] == 1 or left_context_size == 0:
+    if chunks_BCKD.shape[1] == 1 or chunks.left == 0:
         return own_BCKD.flatten(1, 2)
-    reach = None if left_context_size is None else left_context_size - 1
-    left_BCD = sliding_decay_sum(own_BCKD[:, :-1, -1], reach, decay**chunk_size)
+    reach = None if chunks.left is None else chunks.left - 1
+    left_BCD = sliding_decay_sum(own_BCKD[:, :-1, -1], reach, decay**chunks.size)
     left_BCD = F.pad(left_BCD, (0, 0, 1, 0))
-    steps_K = torch.arange(1, chunk_size + 1, device=x_BTD.device)
+    steps_K = torch.arange(1, chunks.size + 1, device=x_BTD.device)
     fade_K = (decay ** steps_K.double()).to(x_BTD.dtype)
     return (own_BCKD + fade_K[:, None] * left_BCD[:, :, None]).flatten(1, 2)
 
@@ -109,29 +108,20 @@ def future_sums(x_BTD: Tensor, decay: float, chunk_size: int) -> Tensor:
     return after_XKD.view_as(x_BTD)
 
 
-def decayed_means(
-    s_BTD: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int,
-    left_context_size: int | None,
-    decay: float,
-) -> Tensor:
+def decayed_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, decay: float) -> Tensor:
     """s̄_t of every frame under exponential decay, in O(T).
 
     Args:
-        s_BTD: summary vectors; T must be a multiple of ``chunk_size``.
+        s_BTD: summary vectors; T must be a multiple of the chunk size.
         padding_BT: True = padded, left out of sums and weights.
-        chunk_size: frames of a chunk (T for full context).
-        left_context_size: chunks to the left; None = all of them.
+        chunks: that of T frames is full context.
         decay: λ in (0, 1].
 
     Returns:
         mean_BTD in the dtype of ``s_BTD``.
     """
     sums_BTX = weighted_frames(s_BTD, padding_BT)
-    sums_BTX = past_sums(sums_BTX, decay, chunk_size, left_context_size) + future_sums(
-        sums_BTX, decay, chunk_size
-    )
+    sums_BTX = past_sums(sums_BTX, decay, chunks) + future_sums(sums_BTX, decay, chunks.size)
     return divide_by_weight(sums_BTX).to(s_BTD.dtype)
 
 
@@ -151,15 +141,11 @@ def divide_by_weight(sums_BTX: Tensor) -> Tensor:
 
 
 def naive_decayed_means(
-    s_BTD: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
-    decay: float,
+    s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None, decay: float
 ) -> Tensor:
     """Reference of ``decayed_means`` with the dense matrix λ^|t−i|."""
     length = s_BTD.shape[1]
     time_T = torch.arange(length, device=s_BTD.device)
     powers_TT = decay ** (time_T[:, None] - time_T[None, :]).abs().to(s_BTD.dtype)
-    seen_TT = visible_TT(length, chunk_size, left_context_size, s_BTD.device)
+    seen_TT = visible_TT(length, chunks, s_BTD.device)
     return naive_weighted_means(s_BTD, padding_BT, powers_TT * seen_TT)

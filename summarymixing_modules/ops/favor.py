@@ -19,7 +19,6 @@ head, M random features, X = E + 1 ([S ; z] side by side), L remembered chunks.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -27,10 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from summarymixing_modules.ops.chunks import (
+    Chunks,
     accumulation_dtype,
     sliding_sum,
     visible_TT,
 )
+from summarymixing_modules.ops.precision import full_precision
 
 # Chunks are grouped to at least this many frames, whose scores among themselves are computed.
 GROUP = 128
@@ -75,8 +76,7 @@ def favor_attend(
     value_BHTE: Tensor,
     omega_ME: Tensor,
     padding_BT: Tensor | None,
-    chunk_size: int,
-    left_context_size: int | None,
+    chunks: Chunks,
 ) -> Tensor:
     """Estimated attention of each frame over its chunk and the chunks to its left.
 
@@ -84,79 +84,65 @@ def favor_attend(
     scores within it. With limited left context, there is one sum of M·X numbers per head and chunk.
 
     Args:
-        query_BHTE: queries; T must be a multiple of ``chunk_size``.
+        query_BHTE: queries; T must be a multiple of the chunk size.
         key_BHTE: keys.
         value_BHTE: values.
         omega_ME: directions.
         padding_BT: True = padded; None = no frame is.
-        chunk_size: frames of a chunk (T for full context).
-        left_context_size: chunks to the left; None = all of them.
+        chunks: that of T frames is full context.
 
     Returns:
         y_BHTE in the dtype of the values; finite also at padded frames.
     """
-    length, shape = query_BHTE.shape[2], (-1, chunk_size)
-    with full_precision(query_BHTE.device):
+    length, shape = query_BHTE.shape[2], (-1, chunks.size)
+    with full_precision(query_BHTE.device):  # an exponent in bfloat16 is off by several percent
         log_key_BHTM = key_exponents(key_BHTE, omega_ME, padding_BT)
         top_BH1M = log_key_BHTM.detach().amax(dim=2, keepdim=True).clamp(min=NOTHING) - HEADROOM
         phi_key_BHTM = (log_key_BHTM - top_BH1M).exp()
-        weight_BHCM = _sliding(phi_key_BHTM.detach().unflatten(2, shape).sum(3), left_context_size)
+        weight_BHCM = _sliding(phi_key_BHTM.detach().unflatten(2, shape).sum(3), chunks.left)
         log_query_BHTM = query_exponents(query_BHTE, omega_ME) + top_BH1M
         phi_query_BHTM = query_features(
             log_query_BHTM.unflatten(2, shape), weight_BHCM[:, :, :, None]
         ).flatten(2, 3)
         value_BHTX = with_ones(value_BHTE, phi_key_BHTM.dtype)
-        if left_context_size is None and chunk_size < min(GROUP, length):
-            sums = _grouped_sums(phi_query_BHTM, phi_key_BHTM, value_BHTX, chunk_size)
+        if chunks.left is None and chunks.size < min(GROUP, length):
+            sums = _grouped_sums(phi_query_BHTM, phi_key_BHTM, value_BHTX, chunks)
         else:
-            sums = _sums(phi_query_BHTM, phi_key_BHTM, value_BHTX, chunk_size, left_context_size)
+            sums = _sums(phi_query_BHTM, phi_key_BHTM, value_BHTX, chunks)
         return normalised(sums, value_BHTE.dtype)
 
 
-def _sliding(x_BHCY: Tensor, left_context_size: int | None) -> Tensor:
+def _sliding(x_BHCY: Tensor, left: int | None) -> Tensor:
     """``sliding_sum`` of chunks in dimension 2."""
     x_BCHY = x_BHCY.transpose(1, 2)
-    return sliding_sum(x_BCHY.flatten(2), left_context_size).view(x_BCHY.shape).transpose(1, 2)
+    return sliding_sum(x_BCHY.flatten(2), left).view(x_BCHY.shape).transpose(1, 2)
 
 
-def _sums(
-    query_BHTM: Tensor,
-    key_BHTM: Tensor,
-    value_BHTX: Tensor,
-    chunk_size: int,
-    left_context_size: int | None,
-) -> Tensor:
+def _sums(query_BHTM: Tensor, key_BHTM: Tensor, value_BHTX: Tensor, chunks: Chunks) -> Tensor:
     """φ(q)ᵀ [S ; z] by one sum per chunk."""
-    shape = (-1, chunk_size)
+    shape = (-1, chunks.size)
     key_BHCKM, value_BHCKX = key_BHTM.unflatten(2, shape), value_BHTX.unflatten(2, shape)
-    seen_BHCMX = _sliding(key_BHCKM.mT @ value_BHCKX, left_context_size)
+    seen_BHCMX = _sliding(key_BHCKM.mT @ value_BHCKX, chunks.left)
     return (query_BHTM.unflatten(2, shape) @ seen_BHCMX).flatten(2, 3)
 
 
 def _grouped_sums(
-    query_BHTM: Tensor, key_BHTM: Tensor, value_BHTX: Tensor, chunk_size: int
+    query_BHTM: Tensor, key_BHTM: Tensor, value_BHTX: Tensor, chunks: Chunks
 ) -> Tensor:
     """φ(q)ᵀ [S ; z] over all the past, by scores within groups and one sum per group."""
     length = query_BHTM.shape[2]
-    size = min(math.ceil(GROUP / chunk_size) * chunk_size, length)
+    size = min(math.ceil(GROUP / chunks.size) * chunks.size, length)
     tail = (0, 0, 0, -length % size)
     query_BHCKM, key_BHCKM, value_BHCKX = (
         F.pad(tensor, tail).unflatten(2, (-1, size))
         for tensor in (query_BHTM, key_BHTM, value_BHTX)
     )
-    hidden_KK = ~visible_TT(size, chunk_size, None, query_BHTM.device)
+    hidden_KK = ~visible_TT(size, chunks, query_BHTM.device)
     scores_BHCKK = (query_BHCKM @ key_BHCKM.mT).masked_fill(hidden_KK, 0.0)
     until_BHCMX = (key_BHCKM.mT @ value_BHCKX).cumsum(dim=2)
     before_BHCMX = F.pad(until_BHCMX[:, :, :-1], (0, 0, 0, 0, 1, 0))
     sums_BHCKX = scores_BHCKK @ value_BHCKX + query_BHCKM @ before_BHCMX
     return sums_BHCKX.flatten(2, 3)[:, :, :length]
-
-
-def full_precision(device: torch.device) -> AbstractContextManager:
-    """Switches autocast off: an exponent rounded to bfloat16 is off by several percent."""
-    if device.type == "meta":  # has no autocast
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def query_exponents(query_BHTE: Tensor, omega_ME: Tensor) -> Tensor:
@@ -202,6 +188,33 @@ def normalised(sums_BHTX: Tensor, dtype: torch.dtype) -> Tensor:
     return (sums_BHTX[..., :-1] / torch.where(weight_BHT1 > 0, weight_BHT1, 1.0)).to(dtype)
 
 
+def favor_step(
+    query_BHTE: Tensor,
+    key_BHTE: Tensor,
+    value_BHTE: Tensor,
+    omega_ME: Tensor,
+    padding_BT: Tensor | None,
+    past: KeySums,
+    left: int | None,
+) -> tuple[Tensor, KeySums]:
+    """``favor_attend`` of the next chunk of a stream.
+
+    Args:
+        query_BHTE, key_BHTE, value_BHTE, omega_ME, padding_BT: as there, of one chunk.
+        past: sums of the ``left`` chunks before it, or of all the past as one.
+        left: chunks to remember; None = all.
+
+    Returns:
+        y_BHTE and the next ``past``.
+    """
+    with full_precision(query_BHTE.device):
+        chunk = chunk_key_sums(key_BHTE, value_BHTE, omega_ME, padding_BT)
+        parts = KeySums(*(torch.cat(pair, dim=1) for pair in zip(past, chunk, strict=True)))
+        seen = joined(parts)
+        y_BHTE = read_key_sums(query_BHTE, seen, omega_ME, value_BHTE.dtype)
+    return y_BHTE, seen if left is None else KeySums(*(tensor[:, 1:] for tensor in parts))
+
+
 def chunk_key_sums(
     key_BHTE: Tensor, value_BHTE: Tensor, omega_ME: Tensor, padding_BT: Tensor | None
 ) -> KeySums:
@@ -236,8 +249,7 @@ def naive_favor_attend(
     value_BHTE: Tensor,
     omega_ME: Tensor,
     padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    chunks: Chunks | None,
 ) -> Tensor:
     """Reference of ``favor_attend``: the T×T matrix φ(q)ᵀφ(k), by the formula as it stands."""
     phi_query, phi_key = (
@@ -247,7 +259,7 @@ def naive_favor_attend(
             key_BHTE * key_BHTE.shape[-1] ** -0.25,
         )
     )
-    seen_BTT = visible_TT(query_BHTE.shape[2], chunk_size, left_context_size, omega_ME.device)[None]
+    seen_BTT = visible_TT(query_BHTE.shape[2], chunks, omega_ME.device)[None]
     if padding_BT is not None:
         seen_BTT = seen_BTT & ~padding_BT[:, None, :]
     scores_BHTT = (phi_query @ phi_key.mT).masked_fill(~seen_BTT[:, None], 0.0)

@@ -18,16 +18,15 @@ E features of a head, X = E + 1, M mixing units of a head, R rows (N·E / H).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from summarymixing_modules.ops.activated_linear import activated_linear
 from summarymixing_modules.ops.chunks import accumulation_dtype
+from summarymixing_modules.ops.precision import full_precision, has_autocast
 
-GELU = nn.GELU()
 ROW_BLOCK = 8192
 
 
@@ -37,7 +36,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
     Sums over time leave the range of float16 (65504) within a minute of speech.
     """
     device, dtype = x.device.type, x.dtype
-    if _has_autocast(device) and torch.is_autocast_enabled(device):
+    if has_autocast(x.device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     return torch.float32 if dtype == torch.float16 else dtype
 
@@ -53,9 +52,9 @@ def frame_sums(x_NKE: Tensor, hidden_NKE: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         sums_NEX, at least float32.
     """
-    with _as_told(x_NKE):
+    with full_precision(x_NKE.device):
         x_NKE, hidden_NKE = x_NKE.to(dtype), hidden_NKE.to(dtype)
-        products_NEE = activated_linear(hidden_NKE.mT, x_NKE, None, GELU).mT
+        products_NEE = torch.bmm(x_NKE.mT, F.gelu(hidden_NKE))
         totals_NE1 = x_NKE.sum(dim=1).unsqueeze(-1)
         return torch.cat([products_NEE, totals_NE1], dim=-1).to(accumulation_dtype(dtype))
 
@@ -77,7 +76,7 @@ def mixing_maps(
     Returns:
         maps_HRX.
     """
-    with _as_told(sums_HRX):
+    with full_precision(sums_HRX.device):
         weights = (first_HXM.to(dtype), second_HXM.to(dtype).mT)
         blocks = sums_HRX.to(dtype).split(ROW_BLOCK, dim=1)
         if len(blocks) == 1:
@@ -96,9 +95,9 @@ def apply_maps(hidden_NKE: Tensor, maps_NEX: Tensor, dtype: torch.dtype) -> Tens
     Returns:
         y_NKE.
     """
-    with _as_told(hidden_NKE):
+    with full_precision(hidden_NKE.device):
         weight_NEE, bias_N1E = maps_NEX[..., :-1].mT, maps_NEX[..., -1:].mT
-        return activated_linear(hidden_NKE.to(dtype), weight_NEE, bias_N1E, GELU)
+        return torch.baddbmm(bias_N1E, F.gelu(hidden_NKE.to(dtype)), weight_NEE)
 
 
 def recomputed(function: Callable[..., Tensor], *arguments: object) -> Tensor:
@@ -109,15 +108,4 @@ def recomputed(function: Callable[..., Tensor], *arguments: object) -> Tensor:
 
 
 def _two_layers(rows_HRX: Tensor, first_HXM: Tensor, second_HMX: Tensor) -> Tensor:
-    return activated_linear(torch.bmm(rows_HRX, first_HXM), second_HMX, None, GELU)
-
-
-def _as_told(x: Tensor) -> AbstractContextManager[object]:
-    """Dtypes are given here: autocast is off, where there is one."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
-
-
-def _has_autocast(device: str) -> bool:
-    """Every device that is compiled for has it; the compiler cannot trace the question."""
-    return torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
+    return torch.bmm(F.gelu(torch.bmm(rows_HRX, first_HXM)), second_HMX)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.ops.chunks import visible_TT
+from summarymixing_modules.ops.chunks import Chunks, visible_TT
 
 
 def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
@@ -33,7 +33,7 @@ def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
         last_chunk = (length - 1) // chunk_size
         first_seen = int(hidden_TT[-1].logical_not().byte().argmax())
         left_context_size = last_chunk - first_seen // chunk_size if first_seen else None
-        seen_TT = visible_TT(length, chunk_size, left_context_size, hidden_TT.device)
+        seen_TT = visible_TT(length, Chunks(chunk_size, left_context_size), hidden_TT.device)
         if torch.equal(seen_TT, ~hidden_TT):
             return (None, None) if chunk_size == length else (chunk_size, left_context_size)
     raise InputError(

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from summarymixing_modules.ops.chunks import accumulation_dtype
+from summarymixing_modules.ops.precision import full_precision
+
 
 def draw_negatives(
     counts_B: Tensor, length: int, negatives: int, generator: torch.Generator | None = None
@@ -54,7 +57,8 @@ def contrastive_logits(
 
     All frames of an utterance are compared with all its targets in one product, and the negatives
     are picked from it: N numbers a frame rather than K · D. (At K = 100, D = 256 that is less up
-    to N = 25,600, over ten minutes of speech.) In float32, whatever the precision of the rest.
+    to N = 25,600, over ten minutes of speech.) In float32 at least, whatever the precision of the
+    rest.
 
     A negative with the target's own code is the target: its logit is -inf, as in the paper's
     published training. Codes are compared, not vectors, which rounding could tell apart.
@@ -69,9 +73,10 @@ def contrastive_logits(
     Returns:
         (B, N, 1 + K), the target's logit at index 0.
     """
-    with torch.autocast(predicted_BND.device.type, enabled=False):
-        predicted_BND = normalize(predicted_BND.float(), dim=-1)
-        targets_BND = normalize(targets_BND.float(), dim=-1)
+    dtype = accumulation_dtype(predicted_BND.dtype)
+    with full_precision(predicted_BND.device):
+        predicted_BND = normalize(predicted_BND.to(dtype), dim=-1)
+        targets_BND = normalize(targets_BND.to(dtype), dim=-1)
         logits_BNN = predicted_BND @ targets_BND.transpose(1, 2) / temperature
     same_BNK = take(codes_BN, negatives_BNK) == codes_BN[..., None]
     others_BNK = logits_BNN.gather(2, negatives_BNK).masked_fill(same_BNK, -torch.inf)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from summarymixing_modules.ops.chunks import accumulation_dtype, visible_TT
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, visible_TT
 from summarymixing_modules.ops.summary import chunk_sums, masked, naive_means
 
 Merge = Callable[[Tensor, Tensor], Tensor]
@@ -48,25 +48,23 @@ def merge_prefixes(x_BCX: Tensor, merge: Merge) -> Tensor:
     return torch.cat([both_BCX, to_even_BCX[:, pairs:]], dim=1)
 
 
-def merge_windows(
-    x_BCX: Tensor, left_context_size: int | None, merge: Merge, empty_X: Tensor
-) -> Tensor:
-    """Each chunk merged with ``left_context_size`` chunks to its left, in O(C) merges.
+def merge_windows(x_BCX: Tensor, left: int | None, merge: Merge, empty_X: Tensor) -> Tensor:
+    """Each chunk merged with ``left`` chunks before it, in O(C) merges.
 
     As in ``sliding_sum``, a window is the suffix of one block and the prefix of the next.
 
     Args:
         x_BCX: one vector per chunk.
-        left_context_size: chunks to the left; None = all of them.
+        left: chunks; None = all of them.
         merge: associative, and indifferent to order.
         empty_X: the vector of a chunk without real frames.
     """
     batch, chunks, _ = x_BCX.shape
-    if left_context_size is None or left_context_size >= chunks - 1:
+    if left is None or left >= chunks - 1:
         return merge_prefixes(x_BCX, merge)
-    if left_context_size == 0:
+    if left == 0:
         return x_BCX
-    window = left_context_size + 1
+    window = left + 1
     padded_BCX = torch.cat([x_BCX, empty_X.expand(batch, -chunks % window, -1)], dim=1)
     blocks_BNWX = padded_BCX.unflatten(1, (-1, window))
     folded_MWX = blocks_BNWX.flatten(0, 1)
@@ -167,14 +165,11 @@ def softmax_mean(sums_BCX: Tensor, nhead: int) -> Tensor:
 
 
 def naive_mean_and_deviation(
-    s_BTS: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks | None
 ) -> Tensor:
     """Reference of the moments: [mean ; deviation] of every frame by a dense T×T×S tensor."""
-    mean_BTS = naive_means(s_BTS, padding_BT, chunk_size, left_context_size)
-    seen_BTT = _seen_BTT(s_BTS, padding_BT, chunk_size, left_context_size).to(s_BTS.dtype)
+    mean_BTS = naive_means(s_BTS, padding_BT, chunks)
+    seen_BTT = _seen_BTT(s_BTS, padding_BT, chunks).to(s_BTS.dtype)
     squares_BTTS = (s_BTS[:, None] - mean_BTS[:, :, None]).square()
     count_BT1 = seen_BTT.sum(dim=2)[..., None].clamp(min=1.0)
     variance_BTS = (seen_BTT[..., None] * squares_BTTS).sum(dim=2) / count_BT1
@@ -182,27 +177,18 @@ def naive_mean_and_deviation(
 
 
 def naive_softmax_means(
-    s_BTS: Tensor,
-    scores_BTN: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    s_BTS: Tensor, scores_BTN: Tensor, padding_BT: Tensor | None, chunks: Chunks | None
 ) -> Tensor:
     """Reference of the softmax sums: one dense softmax over T×T scores per head."""
-    seen_BTT1 = _seen_BTT(s_BTS, padding_BT, chunk_size, left_context_size)[..., None]
+    seen_BTT1 = _seen_BTT(s_BTS, padding_BT, chunks)[..., None]
     scores_BTTN = scores_BTN[:, None].masked_fill(~seen_BTT1, UNSEEN)
     weights_BTTN = scores_BTTN.softmax(dim=2) * seen_BTT1
     heads_BTNI = s_BTS.unflatten(-1, (scores_BTN.shape[-1], -1))
     return torch.einsum("btun,buni->btni", weights_BTTN, heads_BTNI).flatten(2)
 
 
-def _seen_BTT(
-    s_BTS: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
-) -> Tensor:
+def _seen_BTT(s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
     """Entry (b, t, i) is True when frame t sees frame i, and i is real."""
-    seen_TT = visible_TT(s_BTS.shape[1], chunk_size, left_context_size, s_BTS.device)
+    seen_TT = visible_TT(s_BTS.shape[1], chunks, s_BTS.device)
     seen_BTT = seen_TT.expand(s_BTS.shape[0], -1, -1)
     return seen_BTT if padding_BT is None else seen_BTT & ~padding_BT[:, None]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from summarymixing_modules.ops.precision import full_precision
+
 # Frames compared at a time. With 8192 codes, 8 MiB, which a CPU's cache holds (three times as fast
 # as 64 MiB), and 128 MiB on other devices.
 ROWS_CPU, ROWS = 128, 2048
@@ -31,7 +33,7 @@ def random_projection_codes(
     Returns:
         codes (M, Q), int64.
     """
-    with torch.autocast(features_MF.device.type, enabled=False):
+    with full_precision(features_MF.device):
         projected_QMK = features_MF.double() @ projection_QFK.double()
         unit_QMK = normalize(projected_QMK, dim=-1)
         codes_QKV = codebook_QVK.double().mT

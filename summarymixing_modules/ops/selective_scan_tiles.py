@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from summarymixing_modules.ops.chunks import accumulation_dtype
+from summarymixing_modules.ops.library import LIBRARY, register_operator
 
 
 class Tile(NamedTuple):
@@ -280,9 +281,7 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
     saved = ctx.saved_tensors  # activation checkpointing gives them once
     if grad_y_BTE is None:
         grad_y_BTE = torch.zeros_like(saved[0])
-    found = torch.ops.summarymixing.selective_scan_backward(
-        grad_y_BTE, grad_last_BNE, *saved, ctx.tile
-    )
+    found = _scan_backward(grad_y_BTE, grad_last_BNE, *saved, ctx.tile)
     return *found, *[None] * (9 - len(found))
 
 
@@ -345,43 +344,20 @@ def _recur_chunks_(
     return carry_RNE
 
 
-_LIBRARY = torch.library.Library("summarymixing", "FRAGMENT")
 _INPUTS = "Tensor x, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor? initial"
 
-
-def _register(schema: str, compute: Callable[..., Any], room: Callable[..., Any]) -> None:
-    """Makes a function an operator of PyTorch, in the precision of its own choice.
-
-    ``torch.library.custom_op`` does the same, and imports the compiler (seconds) at the first call.
-    """
-
-    def compute_as_written(*inputs: Any) -> Any:
-        device = inputs[0].device.type
-        if not torch.amp.is_autocast_available(device):
-            return compute(*inputs)
-        # Autocast would take the matrix products inside to half precision.
-        with torch.autocast(device, enabled=False):
-            return compute(*inputs)
-
-    name = schema.partition("(")[0]
-    _LIBRARY.define(schema)
-    _LIBRARY.impl(name, compute_as_written, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"summarymixing::{name}", room, lib=_LIBRARY)
-
-
-_register(
+scan_tiles = register_operator(
     f"selective_scan({_INPUTS}, bool want_state, bool keep, int[] tile)"
     " -> (Tensor, Tensor, Tensor)",
     _scan,
     _room_for_scan,
 )
-_register(
+_scan_backward = register_operator(
     f"selective_scan_backward(Tensor grad_y, Tensor? grad_last, {_INPUTS}, Tensor kept, int[] tile)"
     " -> Tensor[]",
     _backward,
     _room_for_backward,
 )
 torch.library.register_autograd(
-    "summarymixing::selective_scan", _differentiate, setup_context=_save, lib=_LIBRARY
+    "summarymixing::selective_scan", _differentiate, setup_context=_save, lib=LIBRARY
 )
-scan_tiles = torch.ops.summarymixing.selective_scan.default

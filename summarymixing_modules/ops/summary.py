@@ -8,7 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from summarymixing_modules.ops.chunks import accumulation_dtype, sliding_sum, visible_TT
+from summarymixing_modules.ops.chunks import (
+    Chunks,
+    accumulation_dtype,
+    sliding_sum,
+    visible_TT,
+)
 
 
 def masked(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
@@ -37,44 +42,33 @@ def chunk_sums(s_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int) -> tup
     return sums_BCD, counts_BC
 
 
-def chunk_means(
-    s_BTD: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int,
-    left_context_size: int | None,
-) -> Tensor:
+def chunk_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
     """s̄ of every chunk (arXiv 2409.07165, §3): the mean over the chunk and its left context.
 
     The offline mean of arXiv 2307.07421, eq. (1), is the case of one chunk that spans T.
 
     Args:
-        s_BTD: summary vectors; T must be a multiple of ``chunk_size``.
+        s_BTD: summary vectors; T must be a multiple of the chunk size.
         padding_BT: True = padded, left out of sums and counts.
-        chunk_size: frames of a chunk.
-        left_context_size: chunks to the left; None = all of them.
+        chunks: that of T frames is full context.
 
     Returns:
         mean_BCD, in the dtype of ``s_BTD``; zero where a chunk sees no real frame.
     """
-    sums_BCD, counts_BC = chunk_sums(s_BTD, padding_BT, chunk_size)
-    sums_BCD = sliding_sum(sums_BCD, left_context_size)
-    counts_BC1 = sliding_sum(counts_BC[..., None], left_context_size)
+    sums_BCD, counts_BC = chunk_sums(s_BTD, padding_BT, chunks.size)
+    sums_BCD = sliding_sum(sums_BCD, chunks.left)
+    counts_BC1 = sliding_sum(counts_BC[..., None], chunks.left)
     return (sums_BCD / counts_BC1.clamp(min=1.0)).to(s_BTD.dtype)
 
 
 def utterance_mean(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
     """Mean of the real frames, mean_BD; zero where there is none."""
-    return chunk_means(x_BTD, padding_BT, x_BTD.shape[1], None).squeeze(1)
+    return chunk_means(x_BTD, padding_BT, Chunks(x_BTD.shape[1])).squeeze(1)
 
 
-def naive_means(
-    s_BTD: Tensor,
-    padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
-) -> Tensor:
+def naive_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
     """Reference of ``chunk_means`` with a dense T×T matrix; returns mean_BTD, one per frame."""
-    weights_TT = visible_TT(s_BTD.shape[1], chunk_size, left_context_size, s_BTD.device)
+    weights_TT = visible_TT(s_BTD.shape[1], chunks, s_BTD.device)
     return naive_weighted_means(s_BTD, padding_BT, weights_TT.to(s_BTD.dtype))
 
 

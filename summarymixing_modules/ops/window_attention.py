@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from summarymixing_modules.ops.chunks import visible_TT
+from summarymixing_modules.ops.chunks import Chunks, visible_TT
 
 MIN_BLOCK = 64
 Shared = tuple[Tensor, Tensor]
@@ -25,8 +25,7 @@ def window_attend(
     value_BHTE: Tensor,
     padding_BT: Tensor | None,
     window: int,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    chunks: Chunks | None,
     scale: float,
     dropout: float = 0.0,
     shared: Shared | None = None,
@@ -39,8 +38,7 @@ def window_attend(
         value_BHTE: values.
         padding_BT: True = padded; None = no frame is.
         window: frames to each side.
-        chunk_size: frames of a chunk, which hides later ones; None = full context.
-        left_context_size: chunks to the left; None = all of them.
+        chunks: they hide what the window would show; None = full context.
         scale: factor of the scores.
         dropout: probability on the attention weights.
         shared: keys and values (B, H, G, E) that every frame sees too.
@@ -50,16 +48,14 @@ def window_attend(
     """
     batch, _, length, _ = query_BHTE.shape
     left = min(window, length - 1)
-    right = left if chunk_size is None else min(left, chunk_size - 1)
+    right = left if chunks is None else min(left, chunks.size - 1)
     block = min(max(window, MIN_BLOCK), length)
     tail = -length % block
     query_RHQE = _blocks(F.pad(query_BHTE, (0, 0, 0, tail)), block, block)
     reach = (0, 0, left, tail + right)
     key_RHSE = _blocks(F.pad(key_BHTE, reach), block, left + block + right)
     value_RHSE = _blocks(F.pad(value_BHTE, reach), block, left + block + right)
-    seen_BNQS = _visible(
-        length, block, left, right, padding_BT, chunk_size, left_context_size, query_BHTE.device
-    )
+    seen_BNQS = _visible(length, block, left, right, padding_BT, chunks, query_BHTE.device)
     seen_R1QS = seen_BNQS.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
     if shared is not None:
         blocks = seen_BNQS.shape[1]
@@ -83,8 +79,7 @@ def _visible(
     left: int,
     right: int,
     padding_BT: Tensor | None,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    chunks: Chunks | None,
     device: torch.device,
 ) -> Tensor:
     """Which keys each block's queries see, as (1 or B, N, Q, S) booleans.
@@ -98,11 +93,11 @@ def _visible(
     near_QS = (apart_QS >= -left) & (apart_QS <= right)
     query_NQ1, key_N1S = start_N[:, None, None] + query_Q[:, None], start_N[:, None, None] + key_S
     seen_BNQS = (near_QS & (key_N1S >= 0) & (key_N1S < length))[None]
-    if chunk_size is not None:
-        behind_NQS = query_NQ1 // chunk_size - key_N1S // chunk_size
+    if chunks is not None:
+        behind_NQS = query_NQ1 // chunks.size - key_N1S // chunks.size
         seen_BNQS = seen_BNQS & (behind_NQS >= 0)
-        if left_context_size is not None:
-            seen_BNQS = seen_BNQS & (behind_NQS <= left_context_size)
+        if chunks.left is not None:
+            seen_BNQS = seen_BNQS & (behind_NQS <= chunks.left)
     if padding_BT is not None:
         reach = (left, -length % block + right)
         hidden_BNS = F.pad(padding_BT, reach, value=True).unfold(1, key_S.shape[0], block)
@@ -116,8 +111,7 @@ def naive_window_attend(
     value_BHTE: Tensor,
     padding_BT: Tensor | None,
     window: int,
-    chunk_size: int | None,
-    left_context_size: int | None,
+    chunks: Chunks | None,
     scale: float,
     shared: Shared | None = None,
 ) -> Tensor:
@@ -128,7 +122,7 @@ def naive_window_attend(
     length = query_BHTE.shape[2]
     time_T = torch.arange(length, device=query_BHTE.device)
     near_TT = (time_T[:, None] - time_T[None, :]).abs() <= window
-    seen_BTT = (near_TT & visible_TT(length, chunk_size, left_context_size, near_TT.device))[None]
+    seen_BTT = (near_TT & visible_TT(length, chunks, near_TT.device))[None]
     if padding_BT is not None:
         seen_BTT = seen_BTT & ~padding_BT[:, None, :]
     scores_BHTS = (scale * query_BHTE @ key_BHTE.mT).masked_fill(~seen_BTT[:, None], -torch.inf)

@@ -1,7 +1,7 @@
 """Samples of running streams to encoder output, chunk by chunk.
 
-The output equals the chunk-masked forward pass over the whole utterances: features, front end and
-encoder see exactly what they see there.
+The output equals the chunk-masked forward pass over the whole utterances, and with a causal encoder
+the forward pass without chunks: features, front end and encoder see exactly what they see there.
 
 Shape suffixes: B batch, T frames, D encoder features, L samples.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Mixer
+from summarymixing_modules.mixers import Chunks, Mixer
 from summarymixing_modules.models import CTCModel, TransducerModel
 from summarymixing_modules.models.frontend import (
     RUNNING,
@@ -74,7 +74,8 @@ class StreamingEncoder:
         model: its ``frontend`` and ``transformer`` are used. It is put into evaluation mode.
         compute_features, normalize: as for ``StreamingFeatures``.
         chunk_size: encoder frames of a chunk.
-        left_context_size: chunks that a chunk sees to its left; None = all.
+        left_context_size: chunks that a chunk sees to its left; None = all. A causal encoder has no
+            chunks but single frames, and takes one only with chunk_size=1.
 
     Raises:
         InputError: a part of the model, or its features, cannot stream; names it and the remedy.
@@ -88,7 +89,7 @@ class StreamingEncoder:
         chunk_size: int = 16,
         left_context_size: int | None = None,
     ) -> None:
-        _check_chunks(chunk_size, left_context_size)
+        Chunks(chunk_size, left_context_size)  # checks them
         check_streams(model.transformer.encoder)
         if not isinstance(model.frontend, ConvFrontEnd):
             raise InputError(
@@ -98,6 +99,7 @@ class StreamingEncoder:
         self.features = StreamingFeatures(compute_features, normalize)
         self.frontend, self.transformer = model.frontend, model.transformer
         self.config = DynChunkTrainConfig(chunk_size, left_context_size)
+        self.transformer.make_streaming_context(self.config)  # an encoder may refuse it
         self.sample_rate = int(compute_features.compute_STFT.sample_rate)
         model.eval()
 
@@ -237,10 +239,3 @@ def check_streams(encoder: object) -> None:
     for module in encoder.modules():
         if isinstance(module, Mixer):
             module.require("streaming", "a stream")
-
-
-def _check_chunks(chunk_size: int, left_context_size: int | None) -> None:
-    if chunk_size < 1:
-        raise InputError(f"chunk_size is {chunk_size}: give at least 1 encoder frame.")
-    if left_context_size is not None and left_context_size < 0:
-        raise InputError(f"left_context_size is {left_context_size}: give chunks, or None for all.")

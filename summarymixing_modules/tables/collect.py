@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from summarymixing_modules.tables.record import (
     result_file,
 )
 from summarymixing_modules.tables.schema import Column, Row, Stage, Table
+from summarymixing_modules.training.test_sets import missing_utterances
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "differs", "not run"
 OURS_ONLY, PUBLISHED_ONLY, NOT_JUDGED = "ours only", "published only", "not judged"
-NO_FIGURE = "no figure"
+NO_FIGURE, INCOMPLETE = "no figure", "incomplete"
+#: Beginnings of the metrics that are of test sets.
+_OF_TEST_SETS = ("metrics.", "test_", "score", "streaming_matrix.")
 _PROVENANCE = ("git_commit", "date", "device_name", "world_size", "precision", "command")
 
 
@@ -36,8 +39,8 @@ class Cell:
         published: the figure of the publication; None if it has none.
         ours: from ``result.json``; None if there is none yet.
         verdict: `REPRODUCED`, `DIFFERS`, `NOT_RUN`, `OURS_ONLY` (nothing to compare with),
-            `PUBLISHED_ONLY` (nothing here makes it), `NOT_JUDGED` (the column has no tolerance) or
-            `NO_FIGURE` (the run is done, and has none).
+            `PUBLISHED_ONLY` (nothing here makes it), `NOT_JUDGED` (the column has no tolerance),
+            `NO_FIGURE` (the run is done, and has none) or `INCOMPLETE` (of a part of a test set).
         note: why there is no figure of ours, or how its command was not the table's.
         result: the file it is from.
         provenance: commit, date, machine and command of that file.
@@ -97,6 +100,7 @@ def _cell(
     stage: Stage,
 ) -> Cell:
     run = runs[row.name, stage.name]
+    used = [run]
     published, ours = row.published.get(column.name), _figure(run, row, column)
     note, file = _why_not(run), None
     provenance: Mapping[str, Any] | None = None
@@ -109,7 +113,10 @@ def _cell(
         other_stage = table.stage_of(column, other)
         theirs = other.published.get(column.name)
         published = None if published is None or not theirs else published / theirs
-        base = other_stage and _figure(runs[other.name, other_stage.name], other, column)
+        base = None
+        if other_stage is not None:
+            used.append(runs[other.name, other_stage.name])
+            base = _figure(used[-1], other, column)
         if ours is not None and not base:
             note = f"row '{other.name}', by which it is divided, has no figure yet"
         ours = ours / base if ours is not None and base else None
@@ -117,7 +124,16 @@ def _cell(
     if verdict == NOT_RUN and file is not None:
         verdict = NO_FIGURE
         note = note or f"{result_file(run).name} has no {column.metric}"
+    if ours is not None and (missing := _missing(used, column)):
+        verdict, note = INCOMPLETE, "; ".join(filter(None, (note, missing)))
     return Cell(row.name, column.name, published, ours, verdict, note, file, provenance)
+
+
+def _missing(runs: Sequence[Run], column: Column) -> str:
+    """What the runs that make a figure lack of their test sets."""
+    if not column.metric.startswith(_OF_TEST_SETS):
+        return ""
+    return "; ".join(filter(None, (missing_utterances(read_result(run) or {}) for run in runs)))
 
 
 def _figure(run: Run, row: Row, column: Column) -> float | None:

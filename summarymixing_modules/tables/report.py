@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.tables.collect import NOT_RUN, Cell, as_json, collect
+from summarymixing_modules.tables.collect import INCOMPLETE, NOT_RUN, Cell, as_json, collect
 from summarymixing_modules.tables.plan import corpora_of, plan
 from summarymixing_modules.tables.record import read_result
 from summarymixing_modules.tables.schema import Column, Row, Table
@@ -112,7 +112,8 @@ def _short(cell: Cell | None) -> str:
     if cell is None:
         return ""
     published = "" if cell.published is None else f" ({_figure(cell.published)})"
-    return _figure(cell.ours) + published
+    mark = " (part of the test set)" if cell.verdict == INCOMPLETE else ""
+    return _figure(cell.ours) + mark + published
 
 
 def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:

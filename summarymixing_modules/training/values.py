@@ -70,6 +70,21 @@ def _parsed(key: str, text: str, quietly: bool = False) -> Any:
         ) from None
 
 
+def check_options(values: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """Check the options of a script that has no YAML file.
+
+    Args:
+        values: option → value.
+        kinds: of those options that are to be checked.
+
+    Raises:
+        ConfigError: a value is not of the option's kind; names the option and what it takes.
+    """
+    for key, kind in kinds.items():
+        if problem := _problem(values[key], kind):
+            raise ConfigError(f"--{key} {problem}")
+
+
 def check_values(tree: Mapping[str, Any], source: RecipeFile, given: Collection[str]) -> None:
     """Check what the YAML file and its bases say themselves.
 

@@ -221,11 +221,19 @@ def test_bad_audio_is_left_out_listed_and_limited(
     soundfile.write(train[1], tone, 8_000)
     train[2].write_bytes(b"")
     train[3].unlink()
+    next((copy / "LibriSpeech" / "test-clean").rglob("*.flac")).unlink()
     options = [*tiny(SMALL), f"--data_folder={copy}", "--debug"]
     with pytest.raises(InputError, match="--max_bad_audio"):
         run_recipe(SMALL, *options)
-    result = run_recipe(SMALL, *options, "--max_bad_audio=0.5")
+    options.append("--max_bad_audio=0.5")
+    with pytest.raises(InputError, match="test-clean: 1 of 4 .*--test_max_bad_audio 0"):
+        run_recipe(SMALL, *options)
+    result = run_recipe(SMALL, *options, "--test_max_bad_audio=0.3")
     assert result["optimizer_steps"] > 0
+    assert (result["test_utterances"], result["test_missing"]) == (
+        {"test-clean": 3},
+        {"test-clean": 1},
+    )
     listed = "".join(path.read_text() for path in (tmp_path / "run").rglob("bad_*.csv"))
     for path in train[:4]:
         assert path.stem in listed

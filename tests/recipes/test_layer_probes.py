@@ -123,9 +123,9 @@ def test_bad_input_is_told_before_any_work(encoder: Path, corpora: Path, tmp_pat
             [*good, f"--corpora={tmp_path / 'empty'}", "--tasks", "emotion"],
             "--corpora=.*found no Session1.*--tasks emotion",
         ),
-        ([*good, where, "--max_hours=0"], "--max_hours=0.0: use more than 0"),
-        ([*good, where, "--content_epochs=0"], "--content_epochs=0: use at least 1"),
-        ([*good, where, "--device=gpu"], "--device=gpu cannot be used"),
+        ([*good, where, "--max_hours=0"], "--max_hours is 0.0, but must be a number above 0"),
+        ([*good, where, "--content_epochs=0"], "--content_epochs is 0, but must be a whole"),
+        ([*good, where, "--device=gpu"], "--device is gpu, but must be a device .* called cuda"),
     ]
     for argv, message in cases:
         with pytest.raises(InputError, match=f"(?s){message}"):

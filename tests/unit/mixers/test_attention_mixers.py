@@ -11,7 +11,7 @@ from summarymixing_modules.mixers import MixerSize, build_mixer
 from summarymixing_modules.mixers.adapter import MixerAdapter
 from summarymixing_modules.mixers.attention_cache import AttentionCache
 from summarymixing_modules.mixers.rope_mha import RoPEMHA
-from summarymixing_modules.ops.attention import attend, naive_attend
+from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.rope import rotate
 
 D, HEADS = 32, 4
@@ -38,29 +38,6 @@ def test_rotation_depends_on_the_difference_of_positions() -> None:
     torch.testing.assert_close(here, there, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("chunk", [(None, None), (1, None), (1, 3), (4, None), (7, 2), (300, 1)])
-@pytest.mark.parametrize("length", [1, 13, 521])
-@pytest.mark.parametrize("padded", [False, True])
-def test_blocks_equal_the_matrix(
-    chunk: tuple[int | None, int | None], length: int, padded: bool
-) -> None:
-    torch.manual_seed(length)
-    padding = padding_of(length, max(1, length // 3)) if padded else None
-    real = torch.ones(2, length, dtype=torch.bool) if padding is None else ~padding
-    seen = torch.randn(2, 3, length, 8, dtype=torch.float64) * real[:, None, :, None]
-    results = []
-    for function in (attend, naive_attend):
-        torch.manual_seed(7)
-        qkv = [torch.randn(2, 3, length, 8, dtype=torch.float64) for _ in range(3)]
-        for tensor in qkv:
-            tensor.requires_grad_()
-        y_BHTE = function(*qkv, padding, *chunk, 0.3)
-        (y_BHTE * seen).sum().backward()
-        results.append([y_BHTE * real[:, None, :, None], *(tensor.grad for tensor in qkv)])
-    for got, want in zip(*results, strict=True):
-        torch.testing.assert_close(got, want)
-
-
 @pytest.mark.parametrize("name", ["RelPosMHAXL", "regularMHA"])
 def test_speechbrains_layers_answer_as_before(name: str) -> None:
     torch.manual_seed(0)
@@ -80,13 +57,12 @@ def test_heads_must_divide() -> None:
 
 
 def test_cache_holds_the_left_context_and_no_more() -> None:
-    cache = AttentionCache.empty(((1, 0, 2),), 2, "cpu", torch.float32)
+    cache, chunks = AttentionCache.empty(torch.zeros(1, 0, 2)), Chunks(3, 2)
     for step in range(5):
-        cache = cache.extended((torch.full((1, 3, 2), float(step)),), None).trimmed()
+        cache = cache.extended((torch.full((1, 3, 2), float(step)),), None).trimmed(chunks)
     assert cache.frames[0][0, :, 0].tolist() == [3.0] * 3 + [4.0] * 3
-    assert cache.position == 15 and cache.chunk_sizes == (3, 3)
-    none = AttentionCache.empty(((1, 0, 2),), 0, "cpu", torch.float32)
-    assert none.extended((torch.zeros(1, 3, 2),), None).trimmed().frames[0].shape[1] == 0
+    assert cache.position == 15 and cache.padding_BS.shape == (1, 6)
+    assert cache.trimmed(Chunks(3, 0)).frames[0].shape[1] == 0
 
 
 def test_adapter_hosts_a_mixer_in_a_stock_conformer() -> None:

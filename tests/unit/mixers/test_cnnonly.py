@@ -113,7 +113,9 @@ def test_adds_nothing_to_a_host_that_does_not_ask() -> None:
     assert torch.equal(x_BTD + mixer(x_BTD), x_BTD) and parameters_of(mixer) == 0
     state = mixer.initial_state(2)
     y_BTD, state = mixer.step(x_BTD, state)
-    assert torch.equal(x_BTD + y_BTD, x_BTD) and state == ()
+    assert torch.equal(x_BTD + y_BTD, x_BTD) and state.memory == ()
+    with pytest.raises(ValueError, match="got no frames"):
+        mixer(x_BTD[:, :0])
 
 
 def test_says_that_it_does_not_mix() -> None:

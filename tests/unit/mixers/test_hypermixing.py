@@ -121,7 +121,7 @@ def test_a_stream_continues_its_positions(left: int | None) -> None:
         want = mixer(x_BTD, None, 4, left)
     assert relative_error(torch.cat(parts, dim=1), want.double()) < 1e-5
     if left is None:
-        assert isinstance(state, HyperState) and state.position == 40
+        assert isinstance(state.memory, HyperState) and state.memory.position == 40
 
 
 def test_float16_does_not_overflow() -> None:

@@ -103,7 +103,8 @@ def test_stream_of_uneven_chunks_keeps_a_window(window: int) -> None:
     for part in x_BTD.split(7, dim=1):
         y_BTD, state = mixer.step(part, state)
         outputs.append(y_BTD)
-        assert state.key_BWHE.shape[1] == state.hidden_BW.shape[1] == window
+        memory = state.memory
+        assert memory.key_BWHE.shape[1] == memory.hidden_BW.shape[1] == window
     torch.testing.assert_close(torch.cat(outputs, 1), mixer(x_BTD, None, 7))
 
 

@@ -13,6 +13,7 @@ from summarymixing_modules.encoders import ConformerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import (
     Capabilities,
+    Chunks,
     UnsupportedByMixer,
     reference_options,
     select_options,
@@ -23,20 +24,15 @@ from summarymixing_modules.mixers import (
 class Running(Mixer):
     """A mixer of a third party: the mean so far, and nothing else."""
 
-    capabilities = Capabilities(linear_time=True, bidirectional=False, chunked=False)
+    capabilities = Capabilities(
+        linear_time=True, bidirectional=False, chunked=False, streaming=False
+    )
 
-    def __init__(self, enc_dim: int, gain: float) -> None:
-        super().__init__(enc_dim)
+    def __init__(self, enc_dim: int, gain: float, causal: bool = False) -> None:
+        super().__init__(enc_dim, causal)
         self.gain = torch.nn.Parameter(torch.tensor(gain))
 
-    def mix(
-        self,
-        x_BTD: Tensor,
-        padding_BT: Tensor | None,
-        chunk_size: int | None,
-        left_context_size: int | None,
-        pos_embs: Tensor | None,
-    ) -> Tensor:
+    def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
         steps = torch.arange(1, x_BTD.shape[1] + 1, device=x_BTD.device)
         return self.gain * x_BTD.cumsum(1) / steps[:, None]
 
@@ -59,6 +55,40 @@ def test_a_mixer_of_ones_own(running: None) -> None:
         encoder.layers[0].mha_layer(torch.randn(2, 7, 16), chunk_size=4)
     with pytest.raises(UnsupportedByMixer, match="initial_state"):
         Running(4, 1.0).initial_state(1)
+
+
+def test_nobody_escapes_the_causal_check(running: None) -> None:
+    """Neither a builder that forgets what its host is, nor a mixer that cannot be it."""
+    assert not build_mixer("running", MixerSize(16)).causal
+    with pytest.raises(UnsupportedByMixer, match="running was built .* hand size.causal on"):
+        ConformerEncoder(1, 16, 32, 2, 3, attention_type="running", causal=True)
+
+    class Backward(Running):
+        capabilities = Capabilities(linear_time=True, causal=False, streaming=False)
+
+    register_mixer("backward", Backward.capabilities, source="a test")(lambda s: Backward(16, 1.0))
+    try:
+        with pytest.raises(UnsupportedByMixer, match="Backward is not causal.*Mixers that can: "):
+            build_mixer("backward", MixerSize(16, causal=True))
+    finally:
+        unregister_mixer("backward")
+
+
+@pytest.mark.parametrize(
+    ("public", "own"),
+    [("forward", "mix"), ("step", "_step"), ("initial_state", "_initial_state")],
+)
+def test_what_is_checked_cannot_be_overridden(public: str, own: str) -> None:
+    with pytest.raises(TypeError, match=f"overrides {public}: implement {own}"):
+        type("Unchecked", (Running,), {public: lambda *_: None})
+
+
+def test_streaming_has_to_be_implemented() -> None:
+    class Forgetful(Running):
+        capabilities = Capabilities(linear_time=True)
+
+    with pytest.raises(NotImplementedError, match="Forgetful declares streaming"):
+        Forgetful(4, 1.0).initial_state(1)
 
 
 def test_a_name_is_taken_once(running: None) -> None:

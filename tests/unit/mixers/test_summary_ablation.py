@@ -24,6 +24,7 @@ from summarymixing_modules.mixers.summary_options import (
     WEIGHTED,
 )
 from summarymixing_modules.mixers.summary_statistics import WeightedMean
+from summarymixing_modules.ops.chunks import Chunks, pad_to_chunks
 from summarymixing_modules.ops.pooling import (
     chunk_moments,
     mean_and_deviation,
@@ -106,7 +107,7 @@ def test_streaming_is_exact(statistic: str, chunk_size: int, left: int | None) -
         part = slice(start, start + chunk_size)
         y_BTD, state = cell.step(x_BTD[:, part], state, padding[:, part])
         chunks.append(y_BTD)
-        assert state.past_BLX.shape[:2] == (2, 1 if left is None else left)
+        assert state.memory.shape[:2] == (2, 1 if left is None else left)
     want = naive_summary_mixing(cell, x_BTD, padding, chunk_size, left)
     torch.testing.assert_close(torch.cat(chunks, 1)[~padding], want[~padding])
 
@@ -133,11 +134,9 @@ def test_softmax_survives_any_scores(chunk_size: int | None, left: int | None) -
 def _statistic(
     cell: SummaryMixing, s_BTS: Tensor, padding: Tensor, chunk_size: int | None, left: int | None
 ) -> Tensor:
-    from summarymixing_modules.ops.chunks import pad_to_chunks
-
-    chunk_size = min(chunk_size or s_BTS.shape[1], s_BTS.shape[1])
-    s_BTS, padding_BT = pad_to_chunks(s_BTS, padding, chunk_size)
-    return cell.statistic(s_BTS, padding_BT, chunk_size, left)
+    chunks = Chunks.spanning(Chunks.of(chunk_size, left), s_BTS.shape[1])
+    s_BTS, padding_BT = pad_to_chunks(s_BTS, padding, chunks.size)
+    return cell.statistic(s_BTS, padding_BT, chunks)
 
 
 @pytest.mark.parametrize(("chunk_size", "left"), [(1, None), (8, None), (8, 2), (2000, None)])
@@ -165,7 +164,7 @@ def test_deviation_of_what_does_not_vary() -> None:
         assert both[3:].max() < 2e-5
     assert x_BTS.grad is not None and x_BTS.grad.abs().max() < 1.2
     torch.testing.assert_close(
-        naive_mean_and_deviation(x_BTS, None, 1, None)[0, :, 3:], torch.full((12, 3), 1e-5)
+        naive_mean_and_deviation(x_BTS, None, Chunks(1))[0, :, 3:], torch.full((12, 3), 1e-5)
     )
 
 
@@ -226,7 +225,7 @@ def test_scores_stay_in_float32() -> None:
         assert torch.equal(cell.statistic.scores(s_BTS), want_BTN)
     cell.bfloat16()
     assert cell.statistic.scores(s_BTS.bfloat16()).dtype == torch.float32
-    assert cell.initial_state(1).past_BLX.dtype == torch.float32
+    assert cell.initial_state(1).memory.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

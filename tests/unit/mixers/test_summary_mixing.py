@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from summarymixing_modules import SummaryMixing
+from summarymixing_modules.bench.measure import kept_bytes
+from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import MixerSize, build_mixer
 from summarymixing_modules.mixers.layers import BlockLinear, make_activation
 from summarymixing_modules.mixers.summary_mixing import EXPDECAY, FAST, FULL, LITE, MODES
 from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
@@ -64,8 +67,15 @@ def test_equals_the_textbook(
         assert relative_error(fast.grad, slow.grad) < 1e-5, name
 
 
+class SquaredReLU(nn.ReLU):
+    """A subclass that is another function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).square()
+
+
 @pytest.mark.parametrize(
-    "activation", [nn.GELU, nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Identity]
+    "activation", [nn.GELU, nn.SiLU, nn.ReLU, nn.LeakyReLU, SquaredReLU, nn.Tanh, nn.Identity]
 )
 def test_every_activation_gets_its_gradient(activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -139,28 +149,24 @@ def test_dropout_keeps_the_mean_of_the_textbook_form() -> None:
 
 
 def test_keeps_less_for_backward_than_the_textbook() -> None:
-    """At most 0.7 of its activations, at the size of the papers (B = 4, T = 1000, d = 512)."""
-    cell = SummaryMixing(512, 1, global_dropout=0.0)
-    x_BTD = torch.randn(4, 1000, 512, requires_grad=True)
-    lean = _kept_bytes(cell, lambda: cell(x_BTD))
-    textbook = _kept_bytes(cell, lambda: naive_summary_mixing(cell, x_BTD))
-    assert lean <= 0.7 * textbook
+    cell = SummaryMixing(64, 1, global_dropout=0.0)
+    x_BTD = torch.randn(2, 500, 64, requires_grad=True)
+    textbook = kept_bytes(lambda: naive_summary_mixing(cell, x_BTD), cell)
+    assert kept_bytes(lambda: cell(x_BTD), cell) <= 0.85 * textbook
 
 
-def _kept_bytes(cell: nn.Module, forward) -> int:  # type: ignore[no-untyped-def]
-    kept: dict[int, int] = {}
+def test_gradients_of_single_utterances() -> None:
+    """torch.func transforms reach through the cell."""
+    cell, x_BTD = SummaryMixing(D, 2).eval(), torch.randn(3, 7, D)
+    parameters = dict(cell.named_parameters())
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def loss(weights: dict[str, Tensor], x_TD: Tensor) -> Tensor:
+        return torch.func.functional_call(cell, weights, (x_TD[None],)).square().sum()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    for parameter in cell.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    del output
-    return sum(kept.values())
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x_BTD)
+    cell(x_BTD).square().sum().backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(each[name].sum(0), parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", [FULL, LITE, FAST])
@@ -189,7 +195,15 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="summary_out_dim=12 must be enc_dim=24"):
         SummaryMixing(D, mode=LITE, summary_out_dim=12)
     with pytest.raises(ValueError, match="decay=1.5"):
-        SummaryMixing(D, decay=1.5)
+        SummaryMixing(D, mode=EXPDECAY, decay=1.5)
+    for mode in (FULL, LITE, FAST):
+        with pytest.raises(InputError, match=f"decay=0.9 .*mode={mode}.*choose mode={EXPDECAY}"):
+            build_mixer("SummaryMixing", MixerSize(D), mode=mode, decay=0.9)
+    with pytest.raises(InputError, match=f"global_dropout=0.1 .*mode={LITE}.*leave it out"):
+        build_mixer("SummaryMixing", MixerSize(D), mode=LITE, global_dropout=0.1)
+    assert build_mixer("SummaryMixing", MixerSize(D, dropout=0.1), mode=LITE).dropout.p == 0
+    with pytest.raises(InputError, match=r"SiLU\(inplace=True\) would overwrite"):
+        SummaryMixing(D, activation=nn.SiLU(inplace=True))
     cell = SummaryMixing(D)
     with pytest.raises(ValueError, match=r"expects \(batch, time, 24\) and got \(2, 5, 8\)"):
         cell(torch.zeros(2, 5, 8))
@@ -206,8 +220,10 @@ def test_what_is_refused() -> None:
 def test_unused_arguments_are_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING"):
         SummaryMixing(D, mode=LITE, local_proj_hid_dim=[7])
-        SummaryMixing(D, nhead=3, mode=FAST)
+        SummaryMixing(D, nhead=3, mode=FAST, use_layernorm=True)
+        SummaryMixing(D, mode=FAST)
     assert "local_proj_hid_dim=[7]" in caplog.text and "nhead=3" in caplog.text
+    assert caplog.text.count("use_layernorm=True") == 1
 
 
 def test_modes_are_all_tested() -> None:

@@ -134,7 +134,7 @@ def test_states_that_cannot_be_reordered(state: object) -> None:
     """Rather an error than hypotheses that keep the memory of others."""
 
     class Odd(SummaryMixing):
-        def initial_state(self, *args: Any, **kwargs: Any) -> Any:
+        def _initial_state(self, *args: Any) -> Any:
             return ()
 
     with pytest.raises(TypeError, match="cannot pick rows out of"):

@@ -20,7 +20,7 @@ from summarymixing_modules.mixers.adapter import HostAdapter
 from summarymixing_modules.models.distillation import LayerwiseDistillation, missed_variance
 from summarymixing_modules.models.swap import swap_mixer
 from summarymixing_modules.models.transformer_asr import TransformerASR
-from summarymixing_modules.ops.chunks import visible_TT
+from summarymixing_modules.ops.chunks import Chunks, visible_TT
 from summarymixing_modules.ops.masks import chunks_of_mask
 
 D = 16
@@ -288,10 +288,10 @@ def test_masks_are_read_back(length: int, chunk_size: int, left: int | None) -> 
     config = DynChunkTrainConfig(chunk_size, left)
     mask = make_transformer_src_mask(torch.zeros(1, length, 2), dynchunktrain_config=config)
     chunks = chunks_of_mask(mask)
-    assert torch.equal(visible_TT(length, *chunks), ~mask)
-    assert torch.equal(visible_TT(length, chunk_size, left), ~mask)
+    assert torch.equal(visible_TT(length, Chunks.of(*chunks)), ~mask)
+    assert torch.equal(visible_TT(length, Chunks(chunk_size, left)), ~mask)
     causal = get_lookahead_mask(torch.zeros(1, length, 2))
-    assert torch.equal(visible_TT(length, *chunks_of_mask(causal)), causal == 0)
+    assert torch.equal(visible_TT(length, Chunks.of(*chunks_of_mask(causal))), causal == 0)
 
 
 def test_masks_that_are_no_chunks_are_refused() -> None:

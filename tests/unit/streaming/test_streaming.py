@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from summarymixing_modules.data.tokenizers import BLANK_INDEX, CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import (
+    Mixer,
     MixerSize,
     UnsupportedByMixer,
     build_mixer,
@@ -75,6 +76,7 @@ def make_model(
     options: dict[str, Any] | None = None,
     frontend: nn.Module | None = None,
     encoder_module: str = "conformer",
+    causal: bool = False,
 ) -> CTCModel | TransducerModel:
     torch.manual_seed(0)
     frontend = frontend or ConvFrontEnd1d(20, (24, 24))
@@ -91,6 +93,7 @@ def make_model(
         encoder_module=encoder_module,
         attention_type=attention_type,
         mixer_options=options,
+        causal=causal,
     )
     if kind == "ctc":
         return CTCModel(frontend, transformer, 29).eval()
@@ -105,16 +108,16 @@ def make_model(
 def encode_offline(
     model: CTCModel | TransducerModel, samples_BL: Tensor, lengths: Sequence[int], left: int | None
 ) -> tuple[Tensor, Tensor]:
-    """What the recipes compute: encoder output and its lengths."""
+    """What the recipes compute: encoder output and its lengths; of a causal one without chunks."""
     fbank, normalize = make_features()
     features_BTF = fbank(samples_BL)
     lengths_B = feature_lengths(torch.tensor(lengths), 160, features_BTF.shape[1])
     features_BTF = normalize(features_BTF, lengths_B / features_BTF.shape[1])
     x_BTD, lengths_B = model.frontend(features_BTF, lengths_B)
     share_B = lengths_B / x_BTD.shape[1]
-    encoded = model.transformer.encode(
-        x_BTD, share_B, dynchunktrain_config=DynChunkTrainConfig(CHUNK, left)
-    )
+    causal = any(module.causal for module in model.modules() if isinstance(module, Mixer))
+    config = None if causal else DynChunkTrainConfig(CHUNK, left)
+    encoded = model.transformer.encode(x_BTD, share_B, dynchunktrain_config=config)
     assert isinstance(encoded, Tensor)
     return encoded, lengths_B
 
@@ -141,12 +144,15 @@ def encode_stream(
 
 
 def assert_equals_offline(
-    model: CTCModel | TransducerModel, left: int | None, piece: int = 3_001
+    model: CTCModel | TransducerModel,
+    left: int | None,
+    piece: int = 3_001,
+    lengths: tuple[int, ...] = SAMPLES,
 ) -> None:
-    samples_BL = make_audio(SAMPLES)
-    want_BTD, lengths_B = encode_offline(model, samples_BL, SAMPLES, left)
+    samples_BL = make_audio(lengths)
+    want_BTD, lengths_B = encode_offline(model, samples_BL, lengths, left)
     encoder = StreamingEncoder(model, *make_features(), CHUNK, left)
-    got_BTD, padding_BT = encode_stream(encoder, samples_BL, SAMPLES, piece)
+    got_BTD, padding_BT = encode_stream(encoder, samples_BL, lengths, piece)
     assert torch.equal(padding_BT, lengths_to_padding(lengths_B, want_BTD.shape[1]))
     assert (got_BTD - want_BTD)[~padding_BT].abs().max() < 1e-4
     assert got_BTD.isfinite().all()
@@ -157,6 +163,24 @@ def assert_equals_offline(
 def test_encoder_output_equals_offline(form: str, left: int | None) -> None:
     """Every mixer that declares streaming, ragged last chunk, three streams of other lengths."""
     assert_equals_offline(make_model("ctc", *FORMS[form]), left)
+
+
+@pytest.mark.parametrize("left", [None, 3])
+@pytest.mark.parametrize("form", ["SummaryMixing", "RoPEMHA", "hypermixing"])
+def test_long_streams_equal_offline(form: str, left: int | None) -> None:
+    """Six seconds, 150 encoder frames."""
+    assert_equals_offline(make_model("ctc", *FORMS[form]), left, 8_000, (96_000, 40_001))
+
+
+@pytest.mark.parametrize("encoder_module", ["conformer", "transformer"])
+@pytest.mark.parametrize("form", ["SummaryMixing", "RoPEMHA", "mamba"])
+def test_causal_models_stream_what_they_compute_without_chunks(
+    form: str, encoder_module: str
+) -> None:
+    model = make_model("ctc", *FORMS[form], encoder_module=encoder_module, causal=True)
+    assert_equals_offline(model, None)
+    with pytest.raises(InputError, match="left_context_size=2 of a causal encoder"):
+        StreamingEncoder(model, *make_features(), CHUNK, 2)
 
 
 @pytest.mark.parametrize("form", sorted(FORMS.keys() - set(STREAMING)))
@@ -210,10 +234,10 @@ def test_short_and_whole_utterances(samples: int) -> None:
     assert (got_BTD - want_BTD).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("left", [None, 2])
+@pytest.mark.parametrize(("left", "causal"), [(None, False), (2, False), (None, True)])
 @pytest.mark.parametrize("kind", ["ctc", "transducer"])
-def test_tokens_and_text_equal_offline(kind: str, left: int | None) -> None:
-    model, samples_BL = make_model(kind), make_audio(SAMPLES)
+def test_tokens_and_text_equal_offline(kind: str, left: int | None, causal: bool) -> None:
+    model, samples_BL = make_model(kind, causal=causal), make_audio(SAMPLES)
     encoded_BTD, lengths_B = encode_offline(model, samples_BL, SAMPLES, left)
     if isinstance(model, TransducerModel):
         want = model.greedy(encoded_BTD, lengths_B)

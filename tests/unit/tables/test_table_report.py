@@ -11,6 +11,7 @@ import pytest
 from summarymixing_modules.cli import main
 from summarymixing_modules.tables.collect import (
     DIFFERS,
+    INCOMPLETE,
     NO_FIGURE,
     NOT_JUDGED,
     NOT_RUN,
@@ -167,13 +168,22 @@ def test_other_flags_and_other_peoples_results_are_told(fake_table: Path, tmp_pa
     command = ["tables", "run", str(fake_table), "--results", str(tmp_path / "results"), *data]
     assert main([*command, "--rows", "good", "--", "--train:words=[a]"]) == 0
     (folder / "far/6/train").mkdir(parents=True)
-    (folder / "far/6/train/result.json").write_text('{"metrics": {"test-clean_wer": 5.0}}')
+    of_a_part = {"test_utterances": {"test-clean": 9}, "test_missing": {"test-clean": 1}}
+    theirs = {"metrics": {"test-clean_wer": 5.0}, "parameters": {"total": 5_000_000}, **of_a_part}
+    (folder / "far/6/train/result.json").write_text(json.dumps(theirs))
     cells = collect(load_table(str(fake_table)), tmp_path / "results")
+    verdicts = {cell.column: cell.verdict for cell in cells if cell.row == "far/6"}
+    assert verdicts == {"test-clean": INCOMPLETE, "size": REPRODUCED, "hours": NO_FIGURE}
     notes = {(cell.row, cell.column): cell.note for cell in cells}
     assert (
         "other flags than the table's (--words: [a], now not given)" in notes["good", "test-clean"]
     )
-    assert notes["far/6", "test-clean"] == "not made by this table"
+    assert notes["far/6", "size"] == "not made by this table"
+    missing = "test utterances that are not scored: 1 of 10 of test-clean"
+    assert notes["far/6", "test-clean"] == f"not made by this table; {missing}"
+    assert main(["tables", "report", str(fake_table), "--results", str(tmp_path / "results")]) == 0
+    text = (folder / "report.md").read_text()
+    assert "| far/6 | 5 (part of the test set) (5) |" in text and missing in text
 
 
 def test_shares_of_another_row(fake_table: Path, results: Path) -> None:
