@@ -61,7 +61,6 @@ _DATA: dict[str, Kind] = {
     "verify_audio": choice(*get_args(Verify)),
     "max_bad_audio": SHARE,
     "test_max_bad_audio": SHARE,
-    "test_max_bad_audio": SHARE,
     "prep_workers": POSITIVE_WHOLE,
     "sample_rate": POSITIVE_WHOLE,
     "sorting": choice(*get_args(BatchOrdering)),
@@ -86,7 +85,7 @@ _DATA: dict[str, Kind] = {
     "max_line_length": POSITIVE_WHOLE,
     "token_type": choice("librispeech_char", "char", "unigram", "bpe"),
     "tokenizer_file": PATH,
-    "output_neurons": POSITIVE_WHOLE,
+    "output_neurons": optional(POSITIVE_WHOLE),  # null: as many as the characters
 }
 
 _BATCHES: dict[str, Kind] = {

@@ -18,22 +18,19 @@ from summarymixing_modules.training.ctc import CTCBrain
 from summarymixing_modules.training.keys import KINDS
 from summarymixing_modules.training.options import FLAGS, LISTS, RUN_OPTIONS, ConfigError
 from summarymixing_modules.training.values import checked_flags
-from summarymixing_modules.training.yaml_checks import RecipeFile
+from summarymixing_modules.training.yaml_checks import RecipeFile, read_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 CTC = ROOT / "recipes/LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
-_FLAT = re.compile(r"^([A-Za-z]\w*): +(?!!(?:new|name|apply|include))\S", re.MULTILINE)
-_INCLUDED = re.compile(r"!include:(\S+)")
+_FLAT = re.compile(r"^([A-Za-z]\w*): +(?!!(?:new|name|apply))\S", re.MULTILINE)
 #: `d_model` may be null here, because it is null in the file.
-SOURCE = RecipeFile(Path("x.yaml"), Path("x.yaml"), {"d_model": None, "lr": 0.1}, {})
+SOURCE = RecipeFile(Path("x.yaml"), {"d_model": None, "lr": 0.1}, {})
 
 
 def recipe_files() -> set[Path]:
-    """All recipes, and what they include."""
-    found = {file.resolve() for file in (ROOT / "recipes").rglob("hparams/*.yaml")}
-    for file in tuple(found):
-        found |= {(file.parent / name).resolve() for name in _INCLUDED.findall(file.read_text())}
-    return found
+    """All recipes, and the pieces that they are made of."""
+    recipes = (ROOT / "recipes").rglob("hparams/*.yaml")
+    return {part.resolve() for file in recipes for part in read_recipe(file).parts}
 
 
 def test_every_key_has_a_kind() -> None:
@@ -237,20 +234,20 @@ def test_a_recipe_refuses_before_anything_is_built(tmp_path: Path) -> None:
 
 
 YAML = """
+base: features.yaml
 output_folder: OUTPUT
-d_model: 4
 nhead: 2
 training_steps: 5
 optimizer_step_limit: !ref <training_steps>
-features: !include:features.yaml
-    n_mels: !ref <d_model>
-note: !ref <features[n_mels]>
+d_model: 4
 """
+
+FEATURES = ("n_mels", "n_fft", "win_length")
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A file, a variant of it, and a file that it includes."""
+    """A file, a variant of it, and a file that it is based on."""
     (tmp_path / "features.yaml").write_text("n_mels: 80\nn_fft: 512\nwin_length: 25\n")
     (tmp_path / "model.yaml").write_text(YAML.replace("OUTPUT", str(tmp_path / "out")))
     (tmp_path / "wide.yaml").write_text("# wider\nbase: model.yaml\nd_model: 6\n")
@@ -273,7 +270,7 @@ def test_files_are_told_with_their_lines(
 ) -> None:
     path = recipe / f"{file}.yaml"
     path.write_text(path.read_text().replace(old, new))
-    keys = {"nhead", "training_steps", "optimizer_step_limit", "note", "output_folder"}
+    keys = {"nhead", "optimizer_step_limit", "output_folder", "d_model", *FEATURES}
     with pytest.raises(ConfigError) as error:
         load_recipe([str(recipe / "wide.yaml")], keys)
     assert re.search(told, str(error.value)) and not (recipe / "out").exists()
