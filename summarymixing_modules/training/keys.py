@@ -160,6 +160,7 @@ _FEATURES: dict[str, Kind] = {
     "norm_type": choice("global", "sentence", "batch"),
     "update_until_epoch": COUNT,
     "wav_augment": BLOCK,
+    "noam_annealing": BLOCK,
     "fea_augment": BLOCK,
     "speeds": list_of(POSITIVE_WHOLE, "[95, 100, 105]", least=1),
     "time_drop_count": COUNT,

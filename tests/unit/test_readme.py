@@ -21,7 +21,7 @@ from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.mixers import build_mixer, mixer_names, unregister_mixer
 from summarymixing_modules.mixers.registry import MixerSize
 from summarymixing_modules.models.describe import describe
-from summarymixing_modules.tables.checks import keys_of, recipe_of
+from summarymixing_modules.tables.checks import recipe_of
 from summarymixing_modules.tables.commands import LOCAL, Launch, stage_flags
 from summarymixing_modules.tables.flags import parse_extra
 from summarymixing_modules.tables.plan import select_rows
@@ -73,7 +73,7 @@ def check_train(folder: Path, words: list[str]) -> None:
     yaml, *flags = (word for word in words[at + 1 :] if word != "...")
     if yaml not in ANY_YAML:
         assert (folder / words[at]).is_file() and (folder / yaml).is_file()
-        read_overrides(flags, keys_of(recipe_of(folder / yaml)))
+        read_overrides(flags, recipe_of(folder / yaml).tree)
     for word in words:
         if not word.startswith("--output_folder"):
             check_results(folder, word.rpartition("=")[2])
@@ -91,7 +91,7 @@ def check_results(folder: Path, path: str) -> None:
 @cache
 def default_results(yaml: Path) -> str:
     """A recipe's output_folder, with the values of the keys that it refers to."""
-    keys = keys_of(recipe_of(yaml))
+    keys = recipe_of(yaml).tree
     return re.sub(r"<(\w+)>", lambda found: str(keys[found[1]]), str(keys["output_folder"]))
 
 
@@ -145,7 +145,7 @@ def test_commands_are_what_they_say(file: Path) -> None:
 def test_every_flag_is_known_to_something() -> None:
     known = FOREIGN | {f"--{name}" for name in RUN_OPTIONS}
     for yaml in ROOT.glob("recipes/**/hparams/*.yaml"):
-        known |= {f"--{key}" for key in keys_of(recipe_of(yaml))}
+        known |= {f"--{key}" for key in recipe_of(yaml).tree}
     for reader in READERS:
         known |= set(FLAG.findall(reader.read_text()))
     for file in READMES:
