@@ -153,7 +153,6 @@ _PRETRAINING: dict[str, Kind] = {
 }
 
 _FEATURES: dict[str, Kind] = {
-    "compute_features": BLOCK,
     "n_fft": POSITIVE_WHOLE,
     "win_length": POSITIVE,
     "n_mels": POSITIVE_WHOLE,
