@@ -22,6 +22,7 @@ from summarymixing_modules.training.checkpoint_files import (
     DamagedCheckpointError,
     while_they_last,
 )
+from summarymixing_modules.training.checkpoint_folders import delete
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
 from summarymixing_modules.training.initialisation import initialise_from
 
@@ -103,6 +104,7 @@ def test_a_reader_beside_a_deletion(tmp_path: Path, slow_unlink: None) -> None:
         lambda: other.delete_checkpoints(num_to_keep=1),
     )
     assert [path.name for path in tmp_path.iterdir()] == ["CKPT+new"]
+    delete(tmp_path / "CKPT+old")  # again
 
 
 def test_a_checkpoint_that_goes_while_it_is_read(
