@@ -13,10 +13,9 @@ from summarymixing_modules.training.keys import KINDS
 from summarymixing_modules.training.kinds import Kind, NotOfKind, optional
 from summarymixing_modules.training.options import FLAGS, ConfigError, as_yaml
 from summarymixing_modules.training.yaml_checks import (
-    INCLUDE,
     RecipeFile,
     includes_of,
-    parse_yaml,
+    parse_included,
     place,
     tag_of,
     yaml_problem,
@@ -114,8 +113,8 @@ def check_values(tree: Mapping[str, Any], source: RecipeFile, given: Collection[
         block = tree.get(name)
         for key, value in block.items() if isinstance(block, Mapping) else ():
             if problem := _problem(value, KINDS.get(key)):
-                file = source.written_in.parent / tag_of(node).removeprefix(INCLUDE)
-                raise ConfigError(f"{key} in {place(file, parse_yaml(file), key)} {problem}")
+                included = parse_included(source.written_in, node)
+                raise ConfigError(f"{key} in {place(*included, key)} {problem}")
 
 
 def _problem(value: Any, kind: Kind | None) -> str | None:

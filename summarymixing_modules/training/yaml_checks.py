@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,21 @@ def parse_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
+def parse_included(file: Path, node: Any) -> tuple[Path, Mapping[str, Any]]:
+    """The file that an ``!include:`` node of another file names, and its content, to be read only.
+
+    It is parsed once as long as it stays what it is: several checks look at it.
+    """
+    included = file.parent / tag_of(node).removeprefix(INCLUDE)
+    stat = included.stat() if included.is_file() else None
+    return included, _parse_once(included, stat and (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=16)
+def _parse_once(file: Path, stamp: tuple[int, int] | None) -> Mapping[str, Any]:
+    return parse_yaml(file)
+
+
 def yaml_problem(error: YAMLError) -> str:
     """What the parser complains about, without its places and its advice."""
     said = [getattr(error, part, None) for part in ("context", "problem")]
@@ -218,8 +234,7 @@ def includes_of(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_include(file: Path, key: str, node: Any) -> None:
     """Check the overrides that an `!include:` passes against the file it includes."""
-    included = file.parent / tag_of(node).removeprefix(INCLUDE)
-    tree = parse_yaml(included)
+    included, tree = parse_included(file, node)
     given = list(node) if isinstance(node, Mapping) else []
     for name in given:
         if name not in tree:

@@ -19,7 +19,7 @@ from summarymixing_modules.training.yaml_checks import (
     RecipeFile,
     children_of,
     includes_of,
-    parse_yaml,
+    parse_included,
     place,
     tag_of,
 )
@@ -42,8 +42,7 @@ def check_objects(recipe: RecipeFile) -> None:
 
 
 def _check_included(file: Path, node: Any) -> None:
-    included = file.parent / tag_of(node).removeprefix(INCLUDE)
-    tree = parse_yaml(included)
+    included, tree = parse_included(file, node)
     _check_tree(included, tree, tree)
     for _, inner in includes_of(tree):
         _check_included(included, inner)
@@ -74,7 +73,7 @@ def _broken(reference: str, file: Path, whole: Mapping[str, Any]) -> str | None:
     branch: Any = whole
     for part in reference.partition(".")[0].replace("]", "").split("["):
         if tag_of(branch).startswith(INCLUDE):
-            branch = parse_yaml(file.parent / tag_of(branch).removeprefix(INCLUDE))
+            branch = parse_included(file, branch)[1]
         if not isinstance(branch, Mapping):
             return None  # known when it is resolved
         if part not in branch:
