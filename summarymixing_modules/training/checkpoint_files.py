@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME
 from speechbrain.utils.logger import get_logger
 
@@ -131,6 +134,24 @@ def cannot_write(error: Exception, folder: Path) -> SaveError | None:
         f"No checkpoint could be written into {folder}: {reason}. Nothing is lost: {kept}. Please "
         f"{remedy}, and give the same command again."
     )
+
+
+def plain(value: Any, where: str) -> Any:
+    """Turn numpy and tensor scalars into Python's, inside mappings and lists too.
+
+    YAML stores anything else as a Python object, which no later listing of checkpoints can read.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{where}[{key}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        if math.prod(value.shape) != 1:
+            raise TypeError(f"{where} must be one number, not an array of shape {value.shape}.")
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{where} must be a number, text, list or mapping, not {type(value).__name__}.")
 
 
 def _digest(file: Path) -> str:

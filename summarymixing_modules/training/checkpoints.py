@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
@@ -35,6 +33,7 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.checkpoint_files import (
     DamagedCheckpointError,
     cannot_write,
+    plain,
     verify,
     write_sums,
 )
@@ -140,7 +139,7 @@ class AtomicCheckpointer(Checkpointer):
         self.checkpoints_dir = staging
         try:
             staged = super().save_checkpoint(
-                meta=_plain({**(meta or {}), ARCHITECTURE: self.architecture}, "meta"),
+                meta=plain({**(meta or {}), ARCHITECTURE: self.architecture}, "meta"),
                 end_of_epoch=end_of_epoch,
                 name=final.name.removeprefix(f"{CKPT_PREFIX}+"),
                 verbosity=logging.NOTSET,  # its message would name the hidden folder
@@ -296,7 +295,7 @@ class AtomicCheckpointer(Checkpointer):
             ArchitectureMismatchError: they differ; names both, and the options to give.
         """
         made = checkpoint.meta.get(ARCHITECTURE) or {}
-        wanted = _plain(self.architecture, ARCHITECTURE)
+        wanted = plain(self.architecture, ARCHITECTURE)
         different = [key for key in made if key in wanted and made[key] != wanted[key]]
         if not different:
             return
@@ -351,21 +350,3 @@ class AtomicCheckpointer(Checkpointer):
         if not isinstance(checkpoint.meta, dict) or "unixtime" not in checkpoint.meta:
             raise DamagedCheckpointError(folder, f"its {METAFNAME} is not whole")
         return checkpoint
-
-
-def _plain(value: Any, where: str) -> Any:
-    """Turn numpy and tensor scalars into Python's, inside mappings and lists too.
-
-    YAML stores anything else as a Python object, which no later listing of checkpoints can read.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}[{key}]") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        if math.prod(value.shape) != 1:
-            raise TypeError(f"{where} must be one number, not an array of shape {value.shape}.")
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{where} must be a number, text, list or mapping, not {type(value).__name__}.")

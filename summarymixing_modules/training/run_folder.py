@@ -129,11 +129,16 @@ def begin_run(
         if _EPOCHS not in known_keys and readers_of(recipe.source, _EPOCHS) <= {"epoch_counter"}:
             free_keys = free_keys | {_EPOCHS}  # more of them change nothing before the end
         settings = of_recipe(
-            recipe.tree, run_opts, free_keys, recipe.derived_keys(), recipe.tree_with
+            recipe.tree,
+            run_opts,
+            free_keys,
+            recipe.derived_keys(),
+            recipe.tree_with,
+            changes_meant,
         )
         temporary = run_opts.debug and not run_opts.debug_persistently
         if "checkpointer" in hparams and not temporary:
-            refuse_changes(settings, hparams["checkpointer"], changes_meant)
+            refuse_changes(settings, hparams["checkpointer"])
         hparams["run_settings"] = settings
     _fill(recipe.folder, recipe.record(), run_opts)
     return lock

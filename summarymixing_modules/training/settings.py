@@ -25,6 +25,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.options import RESUME_WITH_CHANGES
 from summarymixing_modules.training.yaml_checks import tag_of
 
 SETTINGS = "settings"  # the recoverable's name
@@ -35,7 +36,7 @@ FREE_KEYS = frozenset(
         "avg_checkpoints",
         "clips_folder",
         "curve_interval",
-        "data_folder",  # it may have moved: a corpus is told by its manifests
+        "data_folder",  # it may have moved: see `RunSettings.data`
         "encoder",  # likewise; recipes compare the weights
         "find_unused_parameters",
         "lm_folder",
@@ -88,6 +89,8 @@ class RunSettings:
         free: keys that may differ when the run goes on.
         derived: keys whose values follow from those of others.
         values_with: the values, if these keys had these values.
+        meant: changes are meant.
+        data: tells the training data from others, once they are known.
         changes: what differs from the checkpoint that was loaded.
     """
 
@@ -95,25 +98,43 @@ class RunSettings:
     free: frozenset[str]
     derived: frozenset[str]
     values_with: Callable[[Mapping[str, Any]], dict[str, Any]]
+    meant: bool = False
+    data: str | None = None
     changes: list[Change] = field(default_factory=list)
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Write the values as JSON."""
-        Path(path).write_text(json.dumps(self.values, indent=1), encoding="utf-8")
+        """Write values and data as JSON."""
+        content = {"values": self.values, "data": self.data}
+        Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool = True) -> None:
-        """Note what differs."""
+        """Note what differs.
+
+        Raises:
+            InputError: the training data do, and that is not meant. (All else has been refused
+                before anything was built.)
+        """
         del end_of_epoch
+        was = json.loads(Path(path).read_text(encoding="utf-8"))["data"]
         self.changes = self.compare(Path(path))
+        if was is None or self.data is None or was == self.data:
+            return
+        if not self.meant:
+            raise InputError(
+                f"{Path(path).parent} was trained on other data than those that --data_folder has "
+                "now, or in another order. Give the corpus as it was, or another --output_folder, "
+                f"or, if that is meant, --{RESUME_WITH_CHANGES}=True."
+            )
+        self.changes.append(Change("training data", was[:12], self.data[:12]))
 
     def compare(self, stored: Path) -> list[Change]:
         """What decides the result, and differs from the settings that `save` wrote.
 
         What follows from a difference that is listed, or that decides nothing, is not listed.
         """
-        was: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+        was: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))["values"]
         own = [k for k in _different(was, self.values) if not _part(k) and k not in self.derived]
         # With these as they were, whatever still differs has been edited in the file.
         again = self.values_with({k: was[k] for k in own if k in was and k in self.values})
@@ -136,6 +157,7 @@ def of_recipe(
     free: Collection[str],
     derived: Collection[str],
     tree_with: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    meant: bool = False,
 ) -> RunSettings:
     """The settings of a recipe.
 
@@ -145,6 +167,7 @@ def of_recipe(
         free: keys that may differ besides the `FREE_KEYS`.
         derived: keys whose values refer to others.
         tree_with: the tree, if some keys had other values.
+        meant: changes are meant.
     """
 
     def values_with(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,22 +180,21 @@ def of_recipe(
         return json.loads(json.dumps({**values, **options, _BATCHES: batches, **changes}))
 
     free_keys = FREE_KEYS | frozenset(free)
-    return RunSettings(values_with({}), free_keys, frozenset(derived), values_with)
+    return RunSettings(values_with({}), free_keys, frozenset(derived), values_with, meant)
 
 
-def refuse_changes(settings: RunSettings, checkpointer: AtomicCheckpointer, meant: bool) -> None:
-    """Refuse to go on from a checkpoint of other settings.
+def refuse_changes(settings: RunSettings, checkpointer: AtomicCheckpointer) -> None:
+    """Refuse to go on from a checkpoint of other settings, unless that is meant.
 
     Args:
         settings: of this start.
         checkpointer: of the run.
-        meant: the changes are meant.
 
     Raises:
         InputError: lists what differs, and what to do.
     """
     newest = checkpointer.find_checkpoint()
-    if meant or newest is None or SETTINGS not in newest.paramfiles:
+    if settings.meant or newest is None or SETTINGS not in newest.paramfiles:
         return
     checkpointer.verify(newest, SETTINGS)
     changes = settings.compare(newest.paramfiles[SETTINGS])
@@ -183,8 +205,8 @@ def refuse_changes(settings: RunSettings, checkpointer: AtomicCheckpointer, mean
     raise InputError(
         f"{newest.path.parent} holds checkpoints of a training with other settings:{listed}{more}\n"
         f"{_give_back(changes)}or another --output_folder to start anew. If the changes are meant, "
-        "add --resume_with_changes=True: weights and optimizer go on, with the learning rate that "
-        "the new settings have at this step."
+        f"add --{RESUME_WITH_CHANGES}=True: weights and optimizer go on, with the learning rate "
+        "that the new settings have at this step."
     )
 
 

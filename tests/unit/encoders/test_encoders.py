@@ -153,12 +153,17 @@ def test_long_streams_equal_chunked_forward(kind: str, chunk: tuple[int, int | N
         assert_streams(make(kind, form), 150, chunk)
 
 
-@pytest.mark.parametrize("kind", ["conformer", "transformer"])
-@pytest.mark.parametrize("form", [form for form in STREAMING if CAPABILITIES[form].causal])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        *(("conformer", form) for form in STREAMING if CAPABILITIES[form].causal),
+        *(("transformer", form) for form in FEW),
+    ],
+)
 def test_causal_streams_equal_forward_whatever_the_chunk(kind: str, form: str) -> None:
     encoder = make(kind, form, causal=True)
-    assert_streams(encoder, 30, (8, None), causal=True)
-    assert_streams(encoder, 14, (1, 3))
+    assert_streams(encoder, 22, (8, None), causal=True)
+    assert_streams(encoder, 9, (1, 3))
 
 
 @pytest.mark.parametrize("form", ["SummaryMixing", "cnnonly"])

@@ -131,7 +131,8 @@ def test_operator_obeys_the_rules_of_torch_library(dropout: float) -> None:
     torch.library.opcheck(
         torch.ops.summarymixing.chunked_attention.default,
         (*qkv, padding_of(41, 20), seed, 4, 2, SCALE, dropout),
-        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

@@ -17,11 +17,13 @@ import torch
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.averaging import load_average
+from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.checkpoint_files import (
     ATTEMPTS,
     DamagedCheckpointError,
     while_they_last,
 )
+from summarymixing_modules.training.checkpoint_folders import delete
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer
 from summarymixing_modules.training.initialisation import initialise_from
 
@@ -32,7 +34,7 @@ def make(folder: Path, **options: Any) -> tuple[AtomicCheckpointer, torch.nn.Lin
     return AtomicCheckpointer(folder, {"model": layer}, **options), layer
 
 
-def fill(layer: torch.nn.Linear, value: float | torch.Tensor) -> None:
+def fill(layer: torch.nn.Linear, value: float) -> None:
     """Weights that are known again."""
     layer.weight.data.fill_(value)
 
@@ -103,36 +105,48 @@ def test_a_reader_beside_a_deletion(tmp_path: Path, slow_unlink: None) -> None:
         lambda: other.delete_checkpoints(num_to_keep=1),
     )
     assert [path.name for path in tmp_path.iterdir()] == ["CKPT+new"]
+    delete(tmp_path / "CKPT+old")  # again
 
 
+def initialise(folder: Path, layer: torch.nn.Linear) -> None:
+    initialise_from(folder, {"model": layer}, {})
+
+
+def average(folder: Path, layer: torch.nn.Linear) -> None:
+    reader = AtomicCheckpointer(folder, {"model": layer}, read_only=True)
+    while_they_last(lambda: load_average(reader, reader.find_checkpoints()))
+
+
+def evaluate(folder: Path, layer: torch.nn.Linear) -> None:
+    checkpointer = AtomicCheckpointer(folder, {"model": layer})
+    run_opts = {"test_only": True, "device": "cpu"}
+    SafeBrain({"model": layer}, run_opts=run_opts, checkpointer=checkpointer).on_evaluate_start()
+    assert checkpointer.read_only
+
+
+@pytest.mark.parametrize("read", [initialise, average, evaluate])
 def test_a_checkpoint_that_goes_while_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Path, torch.nn.Linear], None],
 ) -> None:
-    """The newest of then is read, whole, by all who read a run."""
+    """The one that is there then is read, by all who read a run."""
     trainer, trained = make(tmp_path)
     fill(trained, 1.0)
     trainer.save_checkpoint(name="old")
     verify = AtomicCheckpointer.verify
-    goes: list[str] = []
 
     def verify_before_it_goes(self: AtomicCheckpointer, *arguments: Any) -> None:
         verify(self, *arguments)
-        if goes:
-            fill(trained, 1.0 + trained.weight.data[0, 0])
+        if (old := tmp_path / "CKPT+old").exists():
+            fill(trained, 2.0)
             trainer.save_checkpoint()
-            shutil.rmtree(tmp_path / goes.pop())
+            shutil.rmtree(old)
 
     monkeypatch.setattr(AtomicCheckpointer, "verify", verify_before_it_goes)
-    goes.append("CKPT+old")
     layer = torch.nn.Linear(2, 2)
-    initialise_from(tmp_path, {"model": layer}, {})
+    read(tmp_path, layer)
     assert torch.equal(layer.weight, torch.full((2, 2), 2.0))
-
-    reader, layer = make(tmp_path, read_only=True)
-    goes += [checkpoint.path.name for checkpoint in reader.list_checkpoints()]
-    trainer.save_checkpoint()
-    while_they_last(lambda: load_average(reader, reader.find_checkpoints()))
-    assert not goes and torch.equal(layer.weight, torch.full((2, 2), 2.5))
 
 
 def test_what_goes_again_and_again(tmp_path: Path) -> None:

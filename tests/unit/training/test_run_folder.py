@@ -24,13 +24,13 @@ output_folder: FOLDER
 # What people change
 breadth: 2 # of the layer
 wide: !ref <breadth> * 2
-name: !PLACEHOLDER # of the run
+motto: !PLACEHOLDER # of the run
 layer: !new:torch.nn.Linear
     in_features: !ref <breadth>
     out_features: !ref <wide>
 log: !ref <output_folder>/log
 """
-KEYS = {"name", "layer", "log", "output_folder"}
+KEYS = {"motto", "layer", "log", "output_folder"}
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def refusal(file: Path, *flags: str) -> str:
 
 def test_a_hash_in_a_value_is_no_comment(file: Path) -> None:
     folder = file.parent / "run #2"
-    recipe = load(file, f"--output_folder={folder}", "--name=# one")
+    recipe = load(file, f"--output_folder={folder}", "--motto=# one")
     assert folder.is_dir() and not (file.parent / "run").exists()
-    assert recipe.hparams["log"] == f"{folder}/log" and recipe.hparams["name"] == "# one"
+    assert recipe.hparams["log"] == f"{folder}/log" and recipe.hparams["motto"] == "# one"
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_a_hash_in_a_value_is_no_comment(file: Path) -> None:
 def test_what_cannot_be_an_output_folder(file: Path, value: str, told: str) -> None:
     before = sorted(file.parent.iterdir())
     value = value.replace("FILE", str(file))
-    assert told in refusal(file, "--name=x", f"--output_folder={value}")
+    assert told in refusal(file, "--motto=x", f"--output_folder={value}")
     assert sorted(file.parent.iterdir()) == before
 
 
 def test_the_packages_of_this_process_are_listed(file: Path) -> None:
     """And not those of whatever pip is found first."""
-    load(file, "--name=x")
+    load(file, "--motto=x")
     lines = (file.parent / "run" / "env.log").read_text().splitlines()
     assert f"torch=={version('torch')}" in lines and f"pytest=={version('pytest')}" in lines
     assert lines[0].startswith(f"Python {platform.python_version()}")
@@ -85,10 +85,10 @@ def test_the_packages_of_this_process_are_listed(file: Path) -> None:
 
 def test_a_number_is_a_name_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    load(file, "--name=x", "--output_folder=007")
+    load(file, "--motto=x", "--output_folder=007")
     assert (file.parent / "007" / "hyperparams.yaml").exists()
     file.write_text(YAML.replace("FOLDER", "7"))
-    assert "--output_folder=7 is no name of a folder" in refusal(file, "--name=x")
+    assert "--output_folder=7 is no name of a folder" in refusal(file, "--motto=x")
 
 
 def test_an_output_folder_that_may_not_be_written_in(
@@ -96,11 +96,11 @@ def test_an_output_folder_that_may_not_be_written_in(
 ) -> None:
     """The superuser, whom tests may run as, may write anywhere."""
     monkeypatch.setattr("os.access", lambda *arguments: False)
-    assert f"you may not write in {file.parent}" in refusal(file, "--name=x")
+    assert f"you may not write in {file.parent}" in refusal(file, "--motto=x")
 
 
 def test_the_folder_is_locked_while_the_recipe_is_there(file: Path) -> None:
-    recipe = load(file, "--name=x")
+    recipe = load(file, "--motto=x")
     assert recipe.lock is not None and FolderLock(file.parent / "run").acquire() is False
     del recipe
     other = FolderLock(file.parent / "run")
@@ -108,47 +108,48 @@ def test_the_folder_is_locked_while_the_recipe_is_there(file: Path) -> None:
     record = file.parent / "run" / "hyperparams.yaml"
     before = record.read_text()
     with pytest.raises(FolderInUseError):
-        load(file, "--name=y")
+        load(file, "--motto=y")
     assert record.read_text() == before
 
 
 def test_an_evaluation_keeps_the_record_of_the_training(file: Path) -> None:
-    load(file, "--name=x")
+    load(file, "--motto=x")
     record = file.parent / "run" / "hyperparams.yaml"
     before = record.read_text()
-    load(file, "--name=y", "--breadth=5", "--test_only")
+    load(file, "--motto=y", "--breadth=5", "--test_only")
     assert record.read_text() == before
-    load(file, "--name=y", f"--output_folder={file.parent / 'other'}", "--test_only")
-    assert "name: y" in (file.parent / "other" / "hyperparams.yaml").read_text()
+    load(file, "--motto=y", f"--output_folder={file.parent / 'other'}", "--test_only")
+    assert "motto: y" in (file.parent / "other" / "hyperparams.yaml").read_text()
 
 
 def test_a_record_runs_again_as_it_is(file: Path) -> None:
-    first = load(file, "--breadth=3", "--name=a: 'b'")
+    first = load(file, "--breadth=3", "--motto=a b")
     record = file.parent / "run" / "hyperparams.yaml"
     text = record.read_text()
     again = load(record, "--device=cpu")
     for recipe in (first, again):
         assert recipe.hparams["layer"].weight.shape == (6, 3) and recipe.hparams["wide"] == 6
-        assert recipe.overrides == first.overrides and set(first.overrides) == {"breadth", "name"}
+        assert recipe.overrides == first.overrides and set(first.overrides) == {"breadth", "motto"}
     assert "breadth: 3" in text and "!ref" not in text
     assert record.read_text() == text
 
 
 def test_a_record_takes_no_flags(file: Path) -> None:
     """They would not reach what is computed from them; the message has the command that does."""
-    load(file, "--breadth=3", "--name=a: 'b'")
-    record = file.parent / "run" / "hyperparams.yaml"
+    load(file, "--breadth=3", "--motto=a b", f"--output_folder={file.parent}/run #2")
+    record = file.parent / "run #2" / "hyperparams.yaml"
     text = refusal(record, "--breadth=4")
     command = shlex.split(text.partition("all flags: ")[2])
     assert command[0] == "python" and command[2] == str(file)
     again = load(Path(command[2]), *command[3:]).hparams
-    assert again["layer"].weight.shape == (8, 4) and again["name"] == "a: 'b'"
+    assert again["layer"].weight.shape == (8, 4) and again["motto"] == "a b"
+    assert again["output_folder"] == f"{file.parent}/run #2"
 
 
 def test_a_record_elsewhere_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a run that was moved, or a folder relative to another, would begin anew."""
     monkeypatch.chdir(file.parent)
-    load(file, "--name=x", "--output_folder=there")
+    load(file, "--motto=x", "--output_folder=there")
     monkeypatch.chdir("/")
     text = refusal(file.parent / "there" / "hyperparams.yaml")
     assert "in there, which is not where it lies" in text and f"{file} " in text
@@ -164,7 +165,7 @@ def test_help_lists_the_flags(file: Path, capsys: pytest.CaptureFixture[str]) ->
         text = capsys.readouterr().out
         assert text.startswith(head)
         assert re.search(rf"\n  --breadth={breadth} +of the layer\n", text)
-        assert re.search(r"\n  --wide=<breadth> \* 2\n  --name=\(needed\) +of the run\n", text)
+        assert re.search(r"\n  --wide=<breadth> \* 2\n  --motto=\(needed\) +of the run\n", text)
         assert "\n\nWhat people change\n  --" in text and text.count("  --breadth") == 1
         assert ("\n\nFrom small.yaml:\n" in text) == (recipe == variant)
         assert "--layer" not in text
