@@ -14,7 +14,7 @@ from summarymixing_modules.training.asr_data import (
     prepare_corpus,
 )
 
-LIBRILIGHT_KEYS = AUDIO_KEYS | {"max_pause", "valid_hours"}
+LIBRILIGHT_KEYS = (AUDIO_KEYS - {"test_max_bad_audio"}) | {"max_pause", "valid_hours"}
 
 
 def load_librilight_audio(hparams: Mapping[str, Any]) -> AudioData:

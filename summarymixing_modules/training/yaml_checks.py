@@ -2,7 +2,8 @@
 
 A file says with ``base`` what it is made of: other YAML files, whose keys it has as if they were
 written in it. A key that it writes itself wins over theirs, and of several bases the later one
-wins. A base is looked for beside the file, then in the ``hparams`` folder of every folder above it.
+wins. A base is looked for beside the file, then in the ``hparams`` folder of every folder above it,
+and last in that of this repository.
 
 HyperPyYAML reports little: a key that nothing reads does nothing and says nothing.
 """
@@ -26,6 +27,7 @@ _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[su
 _INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
 _BASE, _SHARED = "base", "hparams"
+_REPOSITORY = Path(__file__).resolve().parents[2]
 GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
 FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a flag may change
 
@@ -99,7 +101,8 @@ def _find(file: Path, name: Any) -> Path:
     """The file that another one names as a base."""
     if not isinstance(name, str):
         raise ConfigError(f"'{_BASE}' of {file} must name YAML files, not {name}.")
-    folders = [file.parent, *(folder / _SHARED for folder in file.absolute().parents)]
+    above = [*file.absolute().parents, _REPOSITORY]
+    folders = [file.parent, *(folder / _SHARED for folder in above)]
     found = [folder / name for folder in folders if (folder / name).is_file()]
     if not found:
         there = [path.name for folder in folders for path in sorted(folder.glob("*.yaml"))]
