@@ -5,16 +5,18 @@ LibriSpeech.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.batching import collate, make_batch_sampler
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
 from summarymixing_modules.data.librispeech import prepare_librispeech
+from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.tokenizers import Tokenizer
 
@@ -47,6 +49,7 @@ AUDIO_KEYS = frozenset(
 DATA_KEYS = AUDIO_KEYS | {"token_type", "output_neurons"}
 
 _Manifests = TypeVar("_Manifests")
+_Data = TypeVar("_Data", bound="AudioData")
 
 
 @dataclass(frozen=True)
@@ -143,20 +146,38 @@ def build_data(
         hparams["max_bad_audio"],
         hparams.get("test_max_bad_audio", 0.0),
     )
-    sampler = make_batch_sampler(
-        datasets.train,
+    loader = {"collate_fn": collate, "num_workers": hparams["num_workers"]}
+    return AudioData(
+        datasets,
+        {"batch_sampler": _sampler(datasets.train, hparams), **loader},
+        {"batch_size": hparams["test_batch_size"], **loader},
+    )
+
+
+def with_train(data: _Data, train: ManifestDataset, hparams: Mapping[str, Any]) -> _Data:
+    """The same data with another training set, such as a part of it.
+
+    Args:
+        data: of ``build_data``.
+        train: in the place of the training set.
+        hparams: as for ``build_data``.
+    """
+    return replace(
+        data,
+        datasets=replace(data.datasets, train=train),
+        train_loader={**data.train_loader, "batch_sampler": _sampler(train, hparams)},
+    )
+
+
+def _sampler(train: ManifestDataset, hparams: Mapping[str, Any]) -> DynamicBatchSampler:
+    return make_batch_sampler(
+        train,
         hparams["max_batch_length"],
         hparams["num_buckets"],
         hparams["max_batch_ex"],
         shuffle=hparams["sorting"] == "random",
         batch_ordering=hparams["sorting"],
         seed=hparams["seed"],
-    )
-    loader = {"collate_fn": collate, "num_workers": hparams["num_workers"]}
-    return AudioData(
-        datasets,
-        {"batch_sampler": sampler, **loader},
-        {"batch_size": hparams["test_batch_size"], **loader},
     )
 
 
