@@ -4,14 +4,18 @@ LibriSpeech.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from speechbrain.dataio.sampler import DynamicBatchSampler
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 from speechbrain.utils.logger import get_logger
+from torch import distributed
 
 from summarymixing_modules.data.batching import collate, make_batch_sampler
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
@@ -48,6 +52,8 @@ AUDIO_KEYS = frozenset(
 )
 DATA_KEYS = AUDIO_KEYS | {"token_type", "output_neurons"}
 
+#: Minutes after which preparing beforehand is recommended.
+_LONG = 5
 _Manifests = TypeVar("_Manifests")
 _Data = TypeVar("_Data", bound="AudioData")
 
@@ -200,8 +206,34 @@ def prepare_corpus(
     }
     if "test_max_bad_audio" in hparams:
         arguments["test_max_bad_fraction"] = hparams["test_max_bad_audio"]
-    run_on_main(prepare, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
+    on_main_first(partial(prepare, **arguments, skip_prep=hparams["skip_prep"]))
     return prepare(**arguments, skip_prep=True)
+
+
+def on_main_first(work: Callable[[], object]) -> None:
+    """Works on the main process while the others wait, however long it takes.
+
+    SpeechBrain's ``run_on_main`` waits in the group that trains: it gives up after its timeout, and
+    a corpus may take longer. The group made here waits a year, and is gone afterwards.
+
+    Args:
+        work: what to do.
+    """
+    if not is_distributed_initialized():
+        work()
+        return
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    started = time.monotonic()
+    if if_main_process():
+        work()
+        if (minutes := (time.monotonic() - started) / 60) > _LONG:
+            logger.warning(
+                f"{distributed.get_world_size()} processes have waited {minutes:.0f} minutes for "
+                "one to prepare the corpus. `summarymixing prepare RECIPE.yaml` with the flags of "
+                "the training does that before it starts."
+            )
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)
 
 
 def checked_splits(hparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from hyperpyyaml import load_hyperpyyaml
 
+from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_names
 
@@ -208,7 +209,7 @@ def test_a_checkpoint_of_another_mixer_is_told(run_recipe: RunRecipe) -> None:
 
 
 def test_bad_audio_is_left_out_listed_and_limited(
-    run_recipe: RunRecipe, corpus: Path, tmp_path: Path
+    run_recipe: RunRecipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "corpus"
     shutil.copytree(corpus, copy)
@@ -228,7 +229,11 @@ def test_bad_audio_is_left_out_listed_and_limited(
     options.append("--max_bad_audio=0.5")
     with pytest.raises(InputError, match="test-clean: 1 of 4 .*--test_max_bad_audio 0"):
         run_recipe(SMALL, *options)
-    result = run_recipe(SMALL, *options, "--test_max_bad_audio=0.3")
+    options.append("--test_max_bad_audio=0.3")
+    assert main(["prepare", str(SMALL), *options, f"--output_folder={tmp_path / 'run'}"]) == 0
+    with monkeypatch.context() as patch:
+        patch.delattr("summarymixing_modules.data.preparation.check_audio")  # all is prepared
+        result = run_recipe(SMALL, *options)
     assert result["optimizer_steps"] > 0
     assert (result["test_utterances"], result["test_missing"]) == (
         {"test-clean": 3},
