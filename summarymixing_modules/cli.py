@@ -45,6 +45,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_classify(commands)
     _add_bench(commands)
     _add_plan(commands)
+    _add_prepare(commands)
     _add_tables(commands)
     own, extra = split_flags(argv)
     return parser.parse_args(own, argparse.Namespace(extra=extra))
@@ -228,6 +229,25 @@ def _run_plan(arguments: argparse.Namespace) -> int:
     from summarymixing_modules.bench.plan import run_plan  # imports SpeechBrain
 
     return run_plan(arguments)
+
+
+def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="the corpus of a recipe, in one process, before a training takes any GPU",
+        usage="%(prog)s RECIPE.yaml --data_folder=FOLDER [--KEY=VALUE of the recipe ...]",
+    )
+    prepare.add_argument(
+        "recipe", metavar="RECIPE.yaml", help="give the flags of the training, too"
+    )
+    prepare.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    prepare.set_defaults(run=_run_prepare)
+
+
+def _run_prepare(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.training.prepare import run_prepare  # imports SpeechBrain
+
+    return run_prepare(arguments.recipe, arguments.flags)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ from summarymixing_modules.training.classification_data import COMMANDS_KEYS, lo
 from summarymixing_modules.training.config import load_recipe, run
 
 KEYS = ClassificationBrain.known_keys | COMMANDS_KEYS
+load_data = load_speech_commands  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    data = load_speech_commands(recipe.hparams)
+    data = load_data(recipe.hparams)
     brain = ClassificationBrain.from_recipe(recipe, labels=data.labels.names)
     brain.labels, brain.annotations = data.labels, data.annotations
     brain.fit_on(data)

@@ -30,7 +30,7 @@ from summarymixing_modules.probing.tasks import (
     find_task,
     number_of_outputs,
 )
-from summarymixing_modules.training.asr_data import ASRData
+from summarymixing_modules.training.asr_data import ASRData, AudioData
 from summarymixing_modules.training.classification_data import ClassificationData
 from summarymixing_modules.training.config import Recipe, load_recipe, run
 
@@ -49,11 +49,16 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     return probe(recipe, task)
 
 
+def load_data(hparams: Mapping[str, Any]) -> AudioData:
+    """What a probe trains and tests on; `summarymixing prepare` calls it, too."""
+    return find_task(hparams["task"], ()).load(hparams)
+
+
 def probe(recipe: Recipe, task: ProbingTask) -> dict[str, Any]:
     """Trains and tests one probe."""
     hparams = recipe.hparams
     encoder = frozen_encoder(hparams["encoder"], hparams["sample_rate"], hparams["trust_run"])
-    data = task.load(hparams)
+    data = load_data(hparams)
     hparams["encoder_digest"] = encoder.digest()
     hparams["outputs"] = number_of_outputs(data)
     head = task.head(

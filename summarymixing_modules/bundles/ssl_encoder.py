@@ -25,6 +25,8 @@ from summarymixing_modules.bundles.manifest import is_trusted_run
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import ARCHITECTURE, AcousticEncoder, HiddenStates
 from summarymixing_modules.models.describe import build
+from summarymixing_modules.models.frontend import RUNNING
+from summarymixing_modules.models.valid_frontend import real_frames
 
 
 class SSLEncoder(nn.Module):
@@ -142,6 +144,11 @@ class SSLEncoder(nn.Module):
         with torch.no_grad():
             features_BTF, frames_B = self.acoustics.acoustic_features(samples_BL, lengths_B)
         return self.encoder.hidden_states(features_BTF, frames_B)
+
+    def frames(self, samples_N: Tensor) -> Tensor:
+        """Frames of the hidden states for numbers of samples."""
+        features_N = real_frames(self.features, samples_N, RUNNING)
+        return self.encoder.frontend.lengths(features_N)  # type: ignore[operator]
 
     def freeze(self) -> SSLEncoder:
         """Takes the weights out of training, for good: no gradients, and eval mode always."""

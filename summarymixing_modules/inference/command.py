@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from summarymixing_modules.bundles import load_classifier, load_model
-from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.files import printable, write_atomically
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.audio import find_audio
 from summarymixing_modules.inference.classifier import Classification, Classifier
@@ -41,7 +41,8 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
     def write(transcript: Transcript) -> None:
         text = WRITERS[arguments.format](transcript)
         if arguments.output is None:
-            sys.stdout.write(_labelled(text, transcript, arguments.format, len(found)))
+            text = _labelled(text, transcript, arguments.format, len(found))
+            sys.stdout.write(printable(text))
         else:
             write_atomically(targets[transcript.path], text)
 
@@ -66,7 +67,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     classifier = Classifier(bundle, arguments.device, batch, arguments.max_seconds)
 
     def write(found: Classification) -> None:
-        sys.stdout.write(CLASS_WRITERS[arguments.format](found, arguments.top))
+        sys.stdout.write(printable(CLASS_WRITERS[arguments.format](found, arguments.top)))
 
     return run_over_files(files, classifier.classify, write, f"classified on {classifier.device}")
 

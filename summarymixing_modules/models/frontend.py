@@ -95,6 +95,12 @@ class ConvFrontEnd(nn.Module):
             lengths_B = strided_lengths(lengths_B, self.stride)
         return x_BTX, lengths_B
 
+    def lengths(self, lengths_B: Tensor) -> Tensor:
+        """Real outputs of so many real inputs."""
+        for _ in self.convs:
+            lengths_B = strided_lengths(lengths_B, self.stride)
+        return lengths_B
+
     def _block(self, index: int, x_BTX: Tensor, streaming: bool = False) -> Tensor:
         """A block; streaming adds no frames at the edges of the input."""
         raise NotImplementedError

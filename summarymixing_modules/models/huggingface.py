@@ -74,6 +74,10 @@ class HuggingFaceEncoder(nn.Module):
             return _padded(rows)
         return self._encode(samples_BL, lengths_B)
 
+    def frames(self, samples_N: Tensor) -> Tensor:
+        """Frames of the hidden states for numbers of samples."""
+        return self.model._get_feat_extract_output_lengths(samples_N).long()
+
     def _encode(self, samples_BL: Tensor, lengths_B: Tensor) -> HiddenStates:
         padding_BL = lengths_to_padding(lengths_B, samples_BL.shape[1])
         if self.normalises:
@@ -81,8 +85,8 @@ class HuggingFaceEncoder(nn.Module):
         output = self.model(
             samples_BL, attention_mask=(~padding_BL).long(), output_hidden_states=True
         )
-        frames_B = self.model._get_feat_extract_output_lengths(lengths_B).long()
-        return HiddenStates(tuple(output.hidden_states), output.last_hidden_state, frames_B)
+        states = tuple(output.hidden_states)
+        return HiddenStates(states, output.last_hidden_state, self.frames(lengths_B))
 
 
 def _normalised(samples_BL: Tensor, padding_BL: Tensor) -> Tensor:

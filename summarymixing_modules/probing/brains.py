@@ -148,6 +148,10 @@ class CTCProbingBrain(ProbingBrain, CTCBrain):
 
     known_keys: ClassVar[frozenset[str]] = (CTCBrain.known_keys - MODEL_KEYS) | PROBING_KEYS
 
+    def encoder_frames(self, samples_N: Tensor) -> Tensor:
+        """Frames of the hidden states for numbers of samples."""
+        return self.modules.encoder.frames(samples_N)
+
     def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, V) of a batch and the real frames of each utterance."""
         hidden = self.hidden_states(batch.to(self.device))

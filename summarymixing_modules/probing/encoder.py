@@ -28,6 +28,9 @@ class SpeechEncoder(Protocol):
     def __call__(self, samples_BL: Tensor, lengths_B: Tensor) -> HiddenStates:
         """Encodes padded audio; ``lengths_B`` are numbers of real samples."""
 
+    def frames(self, samples_N: Tensor) -> Tensor:
+        """Frames of the hidden states for numbers of samples."""
+
 
 class FrozenEncoder(nn.Module):
     """An encoder that nothing changes: eval mode always, no gradients, no graph.
@@ -66,6 +69,10 @@ class FrozenEncoder(nn.Module):
     def forward(self, samples_BL: Tensor, lengths_B: Tensor) -> HiddenStates:
         """Encodes padded audio; ``lengths_B`` are numbers of real samples."""
         return self.encoder(samples_BL, lengths_B)
+
+    def frames(self, samples_N: Tensor) -> Tensor:
+        """Frames of the hidden states for numbers of samples."""
+        return self.encoder.frames(samples_N)  # type: ignore[operator]
 
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Stays in eval mode, whatever is asked for: dropout and statistics would change it."""

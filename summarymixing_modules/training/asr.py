@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import speechbrain as sb
+import torch
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import ErrorRateStats
+from torch import Tensor
 
 from summarymixing_modules.data.tokenizers import Tokenizer
+from summarymixing_modules.models.frontend import RUNNING
+from summarymixing_modules.models.valid_frontend import real_frames
+from summarymixing_modules.training.asr_data import AudioData, with_train
+from summarymixing_modules.training.ctc_lengths import report_too_short, too_short_for_ctc
 from summarymixing_modules.training.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.scored import ScoredBrain
 
@@ -26,7 +33,59 @@ class RecognitionBrain(ScoredBrain):
     ranking: ClassVar[dict[str, str]] = {"min_key": "WER"}
     headlines: ClassVar[dict[str, str]] = {"test_wer": "WER"}
 
+    #: The loss is CTC's alone: nothing can be learnt from utterances that it cannot spell.
+    ctc_alone: ClassVar[bool] = False
+
     tokenizer: Tokenizer
+    #: Training utterances that CTC cannot spell, see `ctc_lengths`.
+    ctc_too_short = 0
+
+    def uses_ctc(self) -> bool:
+        """Whether CTC has a part in the loss."""
+        return self.ctc_alone
+
+    def encoder_frames(self, samples_N: Tensor) -> Tensor | None:
+        """Frames of the encoder's output for numbers of samples; None if nothing tells them."""
+        lengths = getattr(getattr(self.model, "frontend", None), "lengths", None)
+        if lengths is None:
+            return None
+        return lengths(real_frames(self.hparams.compute_features, samples_N, RUNNING))
+
+    def fit_on(self, data: AudioData) -> None:
+        """As in the base; training utterances that CTC cannot spell are named.
+
+        They are left out if the loss is CTC's alone. Otherwise they stay: its part is 0 for them.
+        """
+        if self.uses_ctc() and not self.test_only:
+            data = self._told_too_short(data)
+        super().fit_on(data)
+
+    def _told_too_short(self, data: AudioData) -> AudioData:
+        train = data.datasets.train
+        samples_N = torch.from_numpy((train.durations * self.hparams.sample_rate).round()).long()
+        frames_N = self.encoder_frames(samples_N)
+        if frames_N is None:
+            logger.info("The front end tells no lengths: none is compared with the transcripts.")
+            return data
+        found = list(too_short_for_ctc(train, self.tokenizer, frames_N.numpy()))
+        self.ctc_too_short = len(found)
+        if not found:
+            return data
+        report_too_short(found, len(train), self.ctc_alone, self.output_folder)
+        if not self.ctc_alone:
+            return data
+        kept = train.subset(np.delete(train.places, [utterance.index for utterance in found]))
+        return with_train(data, kept, vars(self.hparams))
+
+    def finish(
+        self,
+        metrics: Mapping[str, float],
+        real_time_factor: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """As in the base, with ``ctc_too_short``."""
+        own = {"ctc_too_short": self.ctc_too_short} if self.uses_ctc() else {}
+        return super().finish(metrics, real_time_factor, {**(extra or {}), **own})
 
     def score(self, batch: Any, texts: Sequence[str]) -> None:
         """Counts the errors of a batch's transcripts in words and characters."""

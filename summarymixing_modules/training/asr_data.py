@@ -4,17 +4,23 @@ LibriSpeech.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 from speechbrain.utils.logger import get_logger
+from torch import distributed
 
 from summarymixing_modules.data.batching import collate, make_batch_sampler
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
 from summarymixing_modules.data.librispeech import prepare_librispeech
+from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.tokenizers import Tokenizer
 
@@ -46,7 +52,10 @@ AUDIO_KEYS = frozenset(
 )
 DATA_KEYS = AUDIO_KEYS | {"token_type", "output_neurons"}
 
+#: Minutes after which preparing beforehand is recommended.
+_LONG = 5
 _Manifests = TypeVar("_Manifests")
+_Data = TypeVar("_Data", bound="AudioData")
 
 
 @dataclass(frozen=True)
@@ -143,20 +152,38 @@ def build_data(
         hparams["max_bad_audio"],
         hparams.get("test_max_bad_audio", 0.0),
     )
-    sampler = make_batch_sampler(
-        datasets.train,
+    loader = {"collate_fn": collate, "num_workers": hparams["num_workers"]}
+    return AudioData(
+        datasets,
+        {"batch_sampler": _sampler(datasets.train, hparams), **loader},
+        {"batch_size": hparams["test_batch_size"], **loader},
+    )
+
+
+def with_train(data: _Data, train: ManifestDataset, hparams: Mapping[str, Any]) -> _Data:
+    """The same data with another training set, such as a part of it.
+
+    Args:
+        data: of ``build_data``.
+        train: in the place of the training set.
+        hparams: as for ``build_data``.
+    """
+    return replace(
+        data,
+        datasets=replace(data.datasets, train=train),
+        train_loader={**data.train_loader, "batch_sampler": _sampler(train, hparams)},
+    )
+
+
+def _sampler(train: ManifestDataset, hparams: Mapping[str, Any]) -> DynamicBatchSampler:
+    return make_batch_sampler(
+        train,
         hparams["max_batch_length"],
         hparams["num_buckets"],
         hparams["max_batch_ex"],
         shuffle=hparams["sorting"] == "random",
         batch_ordering=hparams["sorting"],
         seed=hparams["seed"],
-    )
-    loader = {"collate_fn": collate, "num_workers": hparams["num_workers"]}
-    return AudioData(
-        datasets,
-        {"batch_sampler": sampler, **loader},
-        {"batch_size": hparams["test_batch_size"], **loader},
     )
 
 
@@ -179,8 +206,34 @@ def prepare_corpus(
     }
     if "test_max_bad_audio" in hparams:
         arguments["test_max_bad_fraction"] = hparams["test_max_bad_audio"]
-    run_on_main(prepare, kwargs={**arguments, "skip_prep": hparams["skip_prep"]})
+    on_main_first(partial(prepare, **arguments, skip_prep=hparams["skip_prep"]))
     return prepare(**arguments, skip_prep=True)
+
+
+def on_main_first(work: Callable[[], object]) -> None:
+    """Works on the main process while the others wait, however long it takes.
+
+    SpeechBrain's ``run_on_main`` waits in the group that trains: it gives up after its timeout, and
+    a corpus may take longer. The group made here waits a year, and is gone afterwards.
+
+    Args:
+        work: what to do.
+    """
+    if not is_distributed_initialized():
+        work()
+        return
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    started = time.monotonic()
+    if if_main_process():
+        work()
+        if (minutes := (time.monotonic() - started) / 60) > _LONG:
+            logger.warning(
+                f"{distributed.get_world_size()} processes have waited {minutes:.0f} minutes for "
+                "one to prepare the corpus. `summarymixing prepare RECIPE.yaml` with the flags of "
+                "the training does that before it starts."
+            )
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)
 
 
 def checked_splits(hparams: Mapping[str, Any]) -> dict[str, Any]:

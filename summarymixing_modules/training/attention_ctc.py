@@ -94,6 +94,10 @@ class AttentionCTCBrain(RecognitionBrain):
                 self.score(batch, [self.tokenizer.decode(row).strip() for row in rows])
         return loss
 
+    def uses_ctc(self) -> bool:
+        """With ``ctc_weight``."""
+        return self.hparams.ctc_weight > 0
+
     def _count_right(self, seq_BUV: Tensor, tokens_eos_BU: Tensor) -> None:
         real_BU = tokens_eos_BU != BLANK_INDEX
         self._right += int(((seq_BUV.argmax(dim=-1) == tokens_eos_BU) & real_BU).sum())

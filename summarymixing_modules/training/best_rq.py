@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from speechbrain.utils.distributed import ddp_all_reduce
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 
 from summarymixing_modules.models.best_rq import BestRQOutput
-from summarymixing_modules.training.pretraining import PretrainingBrain
+from summarymixing_modules.training.pretraining import Monitor, PretrainingBrain
 
 logger = get_logger(__name__)
 
 COLLAPSED = 0.9  # share of predictions that are one code, above which a warning is due
 
 
-class CodeMonitor:
+class CodeMonitor(Monitor):
     """Accuracy of the predictions and use of the codes over a stage, on all ranks.
-
-    It counts on the device and is read when it is summarised: a CPU does not wait for a GPU.
 
     Args:
         codes: V.
@@ -28,8 +26,8 @@ class CodeMonitor:
     """
 
     def __init__(self, codes: int, device: str) -> None:
-        self.counts_V = torch.zeros(codes, dtype=torch.float64, device=device)
-        self.correct = torch.zeros(1, dtype=torch.float64, device=device)
+        super().__init__(codes + 1, device)
+        self.counts_V, self.correct = self.sums_N[:codes], self.sums_N[codes:]
 
     def append(self, output: BestRQOutput) -> None:
         """Counts a batch."""
@@ -37,16 +35,14 @@ class CodeMonitor:
         self.counts_V.index_add_(0, codes, self.counts_V.new_ones(len(codes)))
         self.correct += output.correct_MQ.sum()
 
-    def summarise(self) -> dict[str, float]:
-        """Percentages and counts; call it on every rank.
+    def describe(self, sums_N: Tensor) -> dict[str, float]:
+        """Percentages and counts.
 
         Returns:
             ``accuracy`` and ``most_frequent``, the share of the commonest code, in percent: a model
             that has learnt anything is above it. ``entropy`` of the codes in bits; ``codes`` used.
         """
-        own = torch.cat([self.counts_V, self.correct])
-        summed = ddp_all_reduce(own, torch.distributed.ReduceOp.SUM).cpu()
-        counts_V, correct = summed[:-1], float(summed[-1])
+        counts_V, correct = sums_N[:-1], float(sums_N[-1])
         total = counts_V.sum().clamp(min=1)
         share_V = counts_V / total
         return {

@@ -18,15 +18,26 @@ from speechbrain.dataio.dataloader import LoopedLoader, SaveableDataLoader
 from speechbrain.utils.checkpoints import mark_as_loader, register_checkpoint_hooks
 from speechbrain.utils.distributed import ddp_broadcast
 from speechbrain.utils.logger import get_logger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
 from summarymixing_modules.training.checkpoint_files import while_they_last
 from summarymixing_modules.training.checkpoints import AtomicCheckpointer, NoCheckpointError
 from summarymixing_modules.training.initialisation import initialise_from
 from summarymixing_modules.training.memory import peak_memory_mb
+from summarymixing_modules.training.order import (
+    EpochOrder,
+    count_batches,
+    order_of,
+    refuse_another_world,
+    with_order,
+)
 from summarymixing_modules.training.report import write_report
-from summarymixing_modules.training.resume import EpochSeeder, RandomState
+from summarymixing_modules.training.resume import (
+    EpochSeeder,
+    RandomState,
+    tell_ranks_apart,
+)
 from summarymixing_modules.training.schedules import ConfiguredRates
 from summarymixing_modules.training.settings import (
     SETTINGS,
@@ -38,6 +49,8 @@ from summarymixing_modules.training.statistics import MovingStatistics
 from summarymixing_modules.training.steps import SCHEDULER_KEYS, SafeStepBrain
 
 logger = get_logger(__name__)
+
+LOADER = "dataloader-TRAIN"  # SpeechBrain's name for what remembers a position
 
 
 @register_checkpoint_hooks
@@ -105,7 +118,9 @@ class SafeBrain(SafeStepBrain):
         self.averaged_checkpoints = 0
         self.random_state = RandomState()
         self.settings: RunSettings | None = getattr(self.hparams, "run_settings", None)
+        self.order: EpochOrder | None = None
         self._given_sampler: Any = None
+        self._position_is_saved = True
         if checkpointer is not None:
             self._prepare_checkpointer(checkpointer)
 
@@ -203,6 +218,7 @@ class SafeBrain(SafeStepBrain):
                 options = dict(train_loader_kwargs or {})
                 train_set = self.make_dataloader(train_set, sb.Stage.TRAIN, **options)
             self._prepare_loader(train_set)
+            tell_ranks_apart(self._seed())
         try:
             super().fit(
                 self._epochs_to_do(epoch_counter),
@@ -220,6 +236,8 @@ class SafeBrain(SafeStepBrain):
         """The epochs, none after the limit of optimizer steps (a finished run that is resumed)."""
         refuse_fewer("optimizer steps", self.optimizer_step_limit, self.optimizer_step)
         refuse_fewer("epochs", getattr(epoch_counter, "limit", None), len(self.history.epochs))
+        if self.step and self.order is None:  # in the middle of an epoch, with somebody's loader
+            refuse_another_world(self.random_state.made_by)
         epochs = iter(epoch_counter)
         while self.optimizer_step_limit is None or self.optimizer_step < self.optimizer_step_limit:
             epoch = next(epochs, None)
@@ -228,11 +246,14 @@ class SafeBrain(SafeStepBrain):
             self.random_state.restore_before_epoch()
             before = self.optimizer_step
             yield epoch
-            if self.optimizer_step == before:
+            if not self.guard.window_is_full:
                 logger.warning(
-                    f"Epoch {epoch} made no optimizer step: it has fewer batches than "
-                    f"--grad_accumulation_factor={self.grad_accumulation_factor}, or all failed."
+                    f"The last {self.guard.batches} batches of epoch {epoch} made no step: the "
+                    "loader does not tell how many it has."
                 )
+                self.guard.open_window(0)
+            if self.optimizer_step == before:
+                logger.warning(f"Epoch {epoch} made no optimizer step: all its batches failed.")
 
     def on_fit_start(self) -> None:
         """Compile, wrap for DDP, make the optimizers, load the last checkpoint."""
@@ -276,8 +297,11 @@ class SafeBrain(SafeStepBrain):
         listed = "; ".join(map(str, self.settings.changes))
         logger.warning(f"Going on at step {self.optimizer_step} with other settings: {listed}")
 
-    def _start_epoch(self, epoch: int) -> None:
+    def _start_epoch(self, epoch: int, loader: DataLoader | LoopedLoader) -> None:
         self.epoch = epoch
+        self.epoch_batches = count_batches(loader)
+        if self.debug and self.epoch_batches is not None:
+            self.epoch_batches = min(self.epoch_batches, self.debug_batches)
         self.clock.restart()
 
     # ---- evaluation -----------------------------------------------------------------------------
@@ -341,21 +365,35 @@ class SafeBrain(SafeStepBrain):
         if self.lr_scheduler is not None and all(self.lr_scheduler is not r for r in known):
             checkpointer.add_recoverable("lr_scheduler", self.lr_scheduler)
 
+    def _seed(self) -> int:
+        seed = getattr(self.hparams, "seed", None)
+        return int(os.environ.get("SB_GLOBAL_SEED", "0") if seed is None else seed)
+
+    def _train_loader_specifics(self, dataset: Any, loader_kwargs: dict[str, Any]) -> Any:
+        """Options of the train loader, whose order `EpochOrder` makes, under DDP and without."""
+        if isinstance(dataset, IterableDataset):
+            return super()._train_loader_specifics(dataset, loader_kwargs)
+        return with_order(loader_kwargs, dataset, self._seed(), lambda: self.step)
+
     def _prepare_loader(self, loader: DataLoader | LoopedLoader) -> None:
         """Make the train loader's order a function of seed and epoch, and its position saved."""
-        seed = getattr(self.hparams, "seed", None)
-        if seed is None:
-            seed = os.environ.get("SB_GLOBAL_SEED", "0")  # set by seed_everything
         if not isinstance(self.train_sampler, EpochSeeder):  # of an earlier call
             self._given_sampler = self.train_sampler
         self.train_sampler: Any = EpochSeeder(
-            loader, int(seed), self.random_state, self._start_epoch, self._given_sampler
+            loader, self._seed(), self.random_state, self._start_epoch, self._given_sampler
         )
-        if self.checkpointer is None or loader in self.checkpointer.recoverables.values():
+        self.order = order_of(loader)
+        if self.settings is not None and self.order is not None:
+            self.settings.data = self.order.fingerprint
+        if self.checkpointer is None:
             return
-        if isinstance(loader, SaveableDataLoader | LoopedLoader):
-            self.checkpointer.add_recoverable("dataloader-TRAIN", loader)
+        if self.order is not None:
+            self.checkpointer.recoverables.pop(LOADER, None)  # of make_dataloader
+            self.checkpointer.add_recoverable("order", self.order)
+        elif isinstance(loader, SaveableDataLoader | LoopedLoader):
+            self.checkpointer.add_recoverable(LOADER, loader)
         else:
+            self._position_is_saved = False
             logger.warning(
                 f"A {type(loader).__name__} does not save its position: a resumed epoch starts "
                 "over. Give fit() the data set, or a loader of make_dataloader()."
@@ -363,8 +401,9 @@ class SafeBrain(SafeStepBrain):
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
         """Save within an epoch only between accumulation windows: gradients are not saved."""
-        between = self.step % self.grad_accumulation_factor == 0
-        return between and super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return self.guard.window_is_full and super()._should_save_intra_epoch_ckpt(
+            last_ckpt_time, steps_since_ckpt
+        )
 
     def _save_intra_epoch_ckpt(self) -> None:
         super()._save_intra_epoch_ckpt()
@@ -379,6 +418,6 @@ class SafeBrain(SafeStepBrain):
     def _recover_progress(self, path: Path, end_of_epoch: bool) -> None:
         """Restore the position in the training; SpeechBrain's saver wrote it."""
         self._recover(path, end_of_epoch)
-        if end_of_epoch:  # saved before the epoch's own counters were reset
+        if end_of_epoch or not self._position_is_saved:  # the next epoch begins, or this one again
             self.step = 0
             self.avg_train_loss = 0.0

@@ -18,6 +18,7 @@ from summarymixing_modules.training.asr import RecognitionBrain
 class CTCBrain(RecognitionBrain):
     """Brain of CTC recipes; ``modules.model`` is a ``CTCModel``."""
 
+    ctc_alone: ClassVar[bool] = True
     known_keys: ClassVar[frozenset[str]] = RecognitionBrain.known_keys | {
         "test_beam_size",  # 1 decodes greedily
         "test_beam_options",  # more arguments of SpeechBrain's CTCBeamSearcher

@@ -6,7 +6,6 @@ Settings: arXiv 2409.02596.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -15,11 +14,15 @@ from speechbrain.nnet.schedulers import LinearWarmupScheduler, NewBobScheduler
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.optimizers import rm_vector_weight_decay
 
-from summarymixing_modules.data.batching import make_batch_sampler
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.data.subset import subset_path, write_subset
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, load_librispeech
+from summarymixing_modules.training.asr_data import (
+    DATA_KEYS,
+    ASRData,
+    load_librispeech,
+    with_train,
+)
 from summarymixing_modules.training.ctc import CTCBrain
 
 FINE_TUNING_DATA_KEYS = DATA_KEYS | {"train_hours"}
@@ -178,17 +181,4 @@ def load_fine_tuning_data(hparams: Mapping[str, Any]) -> ASRData:
     )
     drawn = {row.id for row in read_manifest(subset_path(manifest, hours))}
     train = whole.filtered_sorted(key_test={"id": drawn.__contains__})
-    sampler = make_batch_sampler(
-        train,
-        hparams["max_batch_length"],
-        hparams["num_buckets"],
-        hparams["max_batch_ex"],
-        shuffle=hparams["sorting"] == "random",
-        batch_ordering=hparams["sorting"],
-        seed=hparams["seed"],
-    )
-    return replace(
-        data,
-        datasets=replace(data.datasets, train=train),
-        train_loader={**data.train_loader, "batch_sampler": sampler},
-    )
+    return with_train(data, train, hparams)

@@ -40,8 +40,8 @@ def utterance_ids(batch: Any) -> list[str]:
 class StepGuard:
     """Decides, for all ranks alike, that an accumulation window is lost, and keeps the record.
 
-    A window is the batches between two optimizer steps. As soon as one rank reports a fault, the
-    window is spoiled on every rank: nobody computes the rest of it, and nobody steps.
+    A window is the batches of one optimizer step. As soon as one rank reports a fault, the window
+    is spoiled on every rank: nobody computes the rest of it, and nobody steps.
 
     Args:
         patience: spoiled windows in a row that training survives; one more stops it.
@@ -54,18 +54,24 @@ class StepGuard:
         self.patience = patience
         self.record_file = record_file
         self.device = device
-        self.spoiled = False
         self._in_a_row = 0
+        self.open_window(0)
+
+    def open_window(self, size: int) -> None:
+        """A new accumulation window starts, of so many batches."""
+        self.size, self.batches = size, 0
+        self.spoiled = False
         self._window: list[str] = []
 
-    def open_window(self) -> None:
-        """A new accumulation window starts."""
-        self.spoiled = False
-        self._window = []
-
     def watch(self, batch: Any) -> None:
-        """Remember a batch's utterances as part of the window."""
+        """Count a batch as part of the window, and remember its utterances."""
+        self.batches += 1
         self._window += utterance_ids(batch)
+
+    @property
+    def window_is_full(self) -> bool:
+        """Whether all of the window's batches have come: the time to step, and to save."""
+        return self.batches >= self.size
 
     def window_stepped(self) -> None:
         """The optimizer made a step: faults are no longer in a row."""

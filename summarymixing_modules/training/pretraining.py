@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import ddp_all_reduce, if_main_process
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
 
@@ -16,14 +24,80 @@ from summarymixing_modules.training.features import FeatureBrain
 logger = get_logger(__name__)
 
 
-class Monitor(Protocol):
-    """Counts over a stage, on all ranks."""
+class Monitor:
+    """Counts over a stage, on all ranks.
+
+    It counts on the device and is read when it is summarised: a CPU does not wait for a GPU.
+
+    Args:
+        size: N.
+        device: where the outputs are.
+
+    Attributes:
+        sums_N: all that is counted, on this rank.
+    """
+
+    def __init__(self, size: int, device: str) -> None:
+        self.sums_N = torch.zeros(size, dtype=torch.float64, device=device)
 
     def append(self, output: Any) -> None:
         """Counts a batch."""
+        raise NotImplementedError
+
+    def describe(self, sums_N: Tensor) -> dict[str, float]:
+        """What sums on the CPU say, ``accuracy`` in percent among it."""
+        raise NotImplementedError
+
+    def over_ranks(self) -> Tensor:
+        """The sums over all ranks, on the CPU; call it on every rank."""
+        summed_N = ddp_all_reduce(self.sums_N.clone(), torch.distributed.ReduceOp.SUM)
+        return summed_N.cpu()
 
     def summarise(self) -> dict[str, float]:
-        """What was counted, ``accuracy`` in percent among it; call it on every rank."""
+        """What was counted on all ranks; call it on every rank."""
+        return self.describe(self.over_ranks())
+
+
+@partial(register_checkpoint_hooks, save_on_main_only=False)
+class Monitors:
+    """Two monitors as a recoverable, so that a resumed epoch reports all of it.
+
+    Args:
+        make: a monitor that has counted nothing.
+
+    Attributes:
+        stage: of the whole stage.
+        recent: since the last line of the log.
+    """
+
+    def __init__(self, make: Callable[[], Monitor]) -> None:
+        self._make = make
+        self._loaded: list[Tensor] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begins a stage; one that a checkpoint lies in with what was counted before."""
+        self.stage, self.recent = self._make(), self._make()
+        for monitor, sums_N in zip((self.stage, self.recent), self._loaded, strict=False):
+            monitor.sums_N += sums_N.to(monitor.sums_N.device)
+        self._loaded = []
+
+    def start_line(self) -> None:
+        """Begins a line of the log."""
+        self.recent = self._make()
+
+    @mark_as_saver
+    def save(self, path: str | Path) -> None:
+        """Writes the sums over the ranks."""
+        sums = [monitor.over_ranks() for monitor in (self.stage, self.recent)]
+        if if_main_process():
+            torch.save(sums, path)
+
+    @mark_as_loader
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
+        """Reads them for the stage that begins next, on one rank of whatever number there is."""
+        if if_main_process() and not end_of_epoch:
+            self._loaded = torch.load(path, map_location="cpu", weights_only=True)
 
 
 class PretrainingBrain(FeatureBrain):
@@ -36,12 +110,18 @@ class PretrainingBrain(FeatureBrain):
 
     ranking = {"max_key": "accuracy"}
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.monitors = Monitors(self.make_monitor)
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("monitors", self.monitors)
+
     def architecture(self) -> dict[str, Any]:
         """As for every model, with the width that the encoder got where a recipe matches sizes."""
         return {**super().architecture(), **self.model.architecture()}
 
     def make_monitor(self) -> Monitor:
-        """A monitor for a stage."""
+        """A monitor that has counted nothing."""
         raise NotImplementedError
 
     def warn(self, stats: Mapping[str, float]) -> None:
@@ -66,26 +146,26 @@ class PretrainingBrain(FeatureBrain):
 
     def compute_objectives(self, predictions: Any, batch: Any, stage: sb.Stage) -> Tensor:
         """The loss; the monitors count."""
-        self.monitor.append(predictions)
+        self.monitors.stage.append(predictions)
         if stage == sb.Stage.TRAIN:
-            self.recent.append(predictions)
+            self.monitors.recent.append(predictions)
         return predictions.loss
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Fresh counts."""
-        self.monitor, self.recent = self.make_monitor(), self.make_monitor()
+        self.monitors.start()
 
     def on_fit_batch_end(self, batch: Any, outputs: Any, loss: Tensor, should_step: bool) -> None:
         """Logs the figures since the last such line, every ``log_interval`` optimizer steps."""
         if should_step and self.optimizer_step % self.log_interval == 0:
-            stats = self.recent.summarise() | self.training_state()
+            stats = self.monitors.recent.summarise() | self.training_state()
             parts = [f"{name} {value:.4g}" for name, value in stats.items()]
             logger.info(f"step {self.optimizer_step}: {', '.join(parts)}")
-            self.recent = self.make_monitor()
+            self.monitors.start_line()
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Reports the stage, warns of a collapse; after validation closes the epoch."""
-        stats = {"loss": stage_loss, **self.monitor.summarise()}
+        stats = {"loss": stage_loss, **self.monitors.stage.summarise()}
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats | self.training_state()
             return

@@ -8,7 +8,7 @@ bit for bit on the CPU. Three things make it so:
   has been prepared and before it fetches its first batch (whose pipeline may draw numbers, too).
 - `EpochSeeder` gives the loader and the samplers generators of their own, a function of the seed
   and the epoch alone, so that making an iterator never draws from the global generator.
-- SpeechBrain's SaveableDataLoader remembers how many batches it gave, and skips them.
+- `order.EpochOrder` knows what has been read in an epoch, and gives the rest.
 
 With workers the batches and their order are still the same, and so are the workers' seeds at the
 start of an epoch. In the middle of an epoch the workers start afresh: a pipeline that draws random
@@ -41,6 +41,23 @@ logger = get_logger(__name__)
 def current_rank() -> int:
     """This process's rank; 0 without DDP."""
     return (get_rank() or 0) if is_distributed_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train; 1 without DDP."""
+    return torch.distributed.get_world_size() if is_distributed_initialized() else 1
+
+
+def tell_ranks_apart(seed: int) -> None:
+    """Give every rank but the first random numbers of its own.
+
+    All have begun with one seed, which gives them equal weights; two ranks that drop the same
+    features or layers would be less random than one that reads twice as much.
+    """
+    if rank := current_rank():
+        random.seed(seed + rank)
+        np.random.seed((seed + rank) % 2**32)
+        torch.manual_seed(seed + rank)
 
 
 def get_random_state() -> dict[str, Any]:
@@ -78,6 +95,8 @@ class RandomState:
     def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
         self._mid_epoch = False
+        #: How many processes made the checkpoint that was loaded; None before.
+        self.made_by: int | None = None
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
@@ -88,6 +107,7 @@ class RandomState:
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Read this rank's generators, to be restored once training goes on."""
         file = self._rank_file(Path(path))
+        self.made_by = 1 + len(list(file.parent.glob(f"{Path(path).stem}-rank*")))
         if not file.exists():
             logger.warning(
                 f"{file} is missing: the checkpoint was made with fewer processes. "
@@ -129,7 +149,7 @@ class EpochSeeder:
         loader: the train loader.
         seed: of the run; an epoch's generators are seeded with ``seed + epoch``.
         random_state: restored when the epoch is ready to start.
-        on_epoch: called last, with the epoch's number.
+        on_epoch: called last, with the epoch's number and the loader.
         sampler: a sampler the loader does not show, if any.
     """
 
@@ -138,7 +158,7 @@ class EpochSeeder:
         loader: DataLoader | LoopedLoader,
         seed: int,
         random_state: RandomState,
-        on_epoch: Callable[[int], None],
+        on_epoch: Callable[[int, Any], None],
         sampler: Any = None,
     ) -> None:
         inner = loader.loader if isinstance(loader, LoopedLoader) else loader
@@ -147,19 +167,20 @@ class EpochSeeder:
         samplers = {id(s): s for s in shown}.values()
         self._samplers = [s for s in samplers if hasattr(s, "set_epoch")]
         self._generators = [inner.generator]
-        for own in samplers:  # torch's own random samplers draw their seed where theirs is None
-            if own not in self._samplers and getattr(own, "generator", self) is None:
+        wrapped = [s.sampler for s in self._samplers if hasattr(s, "sampler")]
+        for own in [*samplers, *wrapped]:  # torch's own draw their seed where theirs is None
+            if not hasattr(own, "set_epoch") and getattr(own, "generator", self) is None:
                 own.generator = torch.Generator()
                 self._generators.append(own.generator)
         self._seed = seed
         self._random_state = random_state
-        self._on_epoch = on_epoch
+        self._on_epoch, self._loader = on_epoch, loader
 
     def set_epoch(self, epoch: int) -> None:
         """Seed everything that orders the epoch's data, then restore the random numbers."""
-        for sampler in self._samplers:
-            sampler.set_epoch(epoch)
         for generator in self._generators:
             generator.manual_seed(self._seed + epoch)
+        for sampler in self._samplers:
+            sampler.set_epoch(epoch)
         self._random_state.restore_before_first_batch()
-        self._on_epoch(epoch)
+        self._on_epoch(epoch, self._loader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -26,6 +27,15 @@ SKIPPED_BATCHES = "skipped_batches.jsonl"
 MIN_LOSS_SCALE = 1.0  # an fp16 overflow at or below this loss scale is no matter of scale
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A batch whose gradients have been added; the value is the loss as a number."""
+
+    outputs: Any
+    loss: torch.Tensor
+    value: float
+
+
 class SafeStepBrain(sb.Brain):
     """SpeechBrain's Brain with steps that cannot spoil the model; the lower half of `SafeBrain`."""
 
@@ -44,6 +54,8 @@ class SafeStepBrain(sb.Brain):
         if hparams is None:
             self.hparams = SimpleNamespace()
         self.epoch = 0
+        #: Batches of the epoch on this rank; None = unknown.
+        self.epoch_batches: int | None = None
         self.grad_norm = math.nan
         self.lr_scheduler = self._find_scheduler()
         interval = int(getattr(self.hparams, "curve_interval", 10))
@@ -102,28 +114,29 @@ class SafeStepBrain(sb.Brain):
     def fit_batch(self, batch: Any) -> torch.Tensor:
         """Train on one batch; at the end of an accumulation window, make an optimizer step.
 
+        A window is ``grad_accumulation_factor`` batches; the last one of an epoch may have fewer.
+        Its step follows the mean of the batches that it has, and counts as any other. (SpeechBrain
+        would throw these batches away.)
+
         `on_fit_batch_start` sees every batch, empty ones included; `on_fit_batch_end` only those
-        that were computed, and its ``should_step`` says whether a step was really made. The last
-        batches of an epoch make no step if they do not fill a window.
+        that were computed, and its ``should_step`` says whether a step was really made.
 
         Returns:
             The loss (scalar, on the CPU); NaN if the batch was skipped.
         """
         self.clock.lap("data")
-        position = self.step % self.grad_accumulation_factor  # 1, 2, ..., 0
-        should_step = position == 0
-        if position == 1 or self.grad_accumulation_factor == 1:
-            self.guard.open_window()
+        if self.guard.window_is_full:
+            self.guard.open_window(self._next_window())
             self.statistics.snapshot()
         self.guard.watch(batch)
+        should_step = self.guard.window_is_full
         self.on_fit_batch_start(batch, should_step)
         done = self._forward_backward(batch, should_step)
         stepped = should_step and self._close_window()
         if done is not None:
-            outputs, loss = done
-            self.on_fit_batch_end(batch, outputs, loss, stepped)
+            self.on_fit_batch_end(batch, done.outputs, done.loss, stepped)
         self.clock.lap("optimizer" if stepped else "backward")
-        return torch.tensor(math.nan) if done is None else loss.detach().cpu()
+        return torch.tensor(math.nan if done is None else done.value)
 
     def optimizers_step(self) -> bool:
         """Clip the gradients, schedule the learning rate, step the optimizers that are not frozen.
@@ -159,10 +172,19 @@ class SafeStepBrain(sb.Brain):
             return avg_loss if self.step > 1 else math.nan
         return float(loss) if math.isnan(avg_loss) else super().update_average(loss, avg_loss)
 
-    def _forward_backward(self, batch: Any, should_step: bool) -> tuple[Any, torch.Tensor] | None:
+    def _next_window(self) -> int:
+        """How many batches the window has that begins with this one."""
+        if self.epoch_batches is None:
+            return self.grad_accumulation_factor
+        left = self.epoch_batches - self.step + 1
+        return max(1, min(self.grad_accumulation_factor, left))
+
+    def _forward_backward(self, batch: Any, should_step: bool) -> _Done | None:
         """Add the gradients of one batch; None if the window is lost, before it or by it."""
         if self.guard.spoiled or self._spoils(is_empty(batch), "empty batch", batch):
             return None
+        # Before the batch travels: reading a length from a GPU would wait for all its work.
+        (audio, padded), frames = self.batch_seconds(batch), self.batch_frames(batch)
         with self.no_sync(not should_step):
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
@@ -172,16 +194,20 @@ class SafeStepBrain(sb.Brain):
             self.clock.lap("forward")
             if self._spoils(not math.isfinite(value), f"loss is {value}", batch):
                 return None
-            self.scaler.scale(loss / self.grad_accumulation_factor).backward()
+            self.scaler.scale(loss / self.guard.size).backward()
         self.history.add_loss(value)
-        audio, padded = self.batch_seconds(batch)
         self.history.totals["audio_seconds"] += audio
         self.history.totals["padded_seconds"] += padded
-        self.history.totals["frames"] += self.batch_frames(batch)
-        return outputs, loss
+        self.history.totals["frames"] += frames
+        return _Done(outputs, loss, value)
 
     def _spoils(self, fault: bool, reason: str, batch: Any = None) -> bool:
-        spoiled = self.guard.spoils(fault, reason, self.optimizer_step + 1, self.epoch, batch)
+        """As `StepGuard.spoils`; what a spoiled window did to the statistics is undone at once."""
+        try:
+            spoiled = self.guard.spoils(fault, reason, self.optimizer_step + 1, self.epoch, batch)
+        finally:  # with too many in a row the training ends, and leaves no NaN behind
+            if self.guard.spoiled:
+                self.statistics.restore()
         self.history.totals["skipped_steps"] += spoiled
         return spoiled
 
@@ -190,8 +216,6 @@ class SafeStepBrain(sb.Brain):
         stepped = not self.guard.spoiled and self.optimizers_step()
         if stepped:
             self.guard.window_stepped()
-        elif self.guard.spoiled:
-            self.statistics.restore()
         for optimizer in self._optimizers(frozen_too=True).values():
             optimizer.zero_grad(set_to_none=True)
         return stepped

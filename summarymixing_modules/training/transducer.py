@@ -75,6 +75,10 @@ class TransducerBrain(RecognitionBrain):
         weight = self._ctc_weight()
         return (1 - weight) * loss + weight * ctc
 
+    def uses_ctc(self) -> bool:
+        """With ``ctc_weight``, in the first epochs."""
+        return bool(self.option("ctc_weight", 0.0) and self.option("ctc_epochs", 0))
+
     def _ctc_weight(self) -> float:
         trained = self.epoch > int(self.option("ctc_epochs", 0))
         return 0.0 if trained else float(self.option("ctc_weight", 0.0))

@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from speechbrain.utils.distributed import ddp_all_reduce
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 
 from summarymixing_modules.models.wav2vec2 import Wav2Vec2Output
-from summarymixing_modules.training.pretraining import PretrainingBrain
+from summarymixing_modules.training.pretraining import Monitor, PretrainingBrain
 
 logger = get_logger(__name__)
 
 COLLAPSED = 4.0  # perplexity of a codebook below which a warning is due
 
 
-class ContrastMonitor:
+class ContrastMonitor(Monitor):
     """Accuracy of the comparisons and use of the codebooks over a stage, on all ranks.
-
-    It counts on the device and is read when it is summarised: a CPU does not wait for a GPU.
 
     Args:
         codebooks: G.
@@ -29,8 +27,9 @@ class ContrastMonitor:
     """
 
     def __init__(self, codebooks: int, codes: int, device: str) -> None:
-        self.counts_GV = torch.zeros(codebooks, codes, dtype=torch.float64, device=device)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # correct, chance, loss
+        super().__init__(codebooks * codes + 3, device)
+        self.counts_GV = self.sums_N[:-3].view(codebooks, codes)
+        self.sums = self.sums_N[-3:]  # correct, chance, contrastive loss
 
     def append(self, output: Wav2Vec2Output) -> None:
         """Counts a batch."""
@@ -39,18 +38,16 @@ class ContrastMonitor:
         parts = (output.correct_M, output.chance_M, output.losses_B.detach())
         self.sums += torch.stack([part.double().sum() for part in parts])
 
-    def summarise(self) -> dict[str, float]:
-        """Percentages and means; call it on every rank.
+    def describe(self, sums_N: Tensor) -> dict[str, float]:
+        """Percentages and means.
 
         Returns:
             ``accuracy``, and ``chance``, what guessing reaches, in percent; ``contrastive``, the
             cross-entropy of a hidden frame in nats; ``perplexity_1`` and so on, e^H of the codes
             that were chosen from each codebook.
         """
-        own = torch.cat([self.counts_GV.flatten(), self.sums])
-        summed = ddp_all_reduce(own, torch.distributed.ReduceOp.SUM).cpu()
-        correct, chance, contrastive = (float(value) for value in summed[-3:])
-        counts_GV = summed[:-3].view_as(self.counts_GV)
+        correct, chance, contrastive = (float(value) for value in sums_N[-3:])
+        counts_GV = sums_N[:-3].view(self.counts_GV.shape)
         frames_G1 = counts_GV.sum(1, keepdim=True).clamp(min=1)
         perplexity_G = torch.special.entr(counts_GV / frames_G1).sum(1).exp().tolist()
         frames = float(frames_G1[0])

@@ -182,13 +182,6 @@ def test_two_processes(corpus: Path, tmp_path: Path) -> None:
     assert result["world_size"] == 2 and result["optimizer_steps"] == 2
 
 
-def test_resumes_what_was_finished(run_recipe: RunRecipe) -> None:
-    first = run_recipe(SMALL, *tiny(SMALL), "--training_steps=2")
-    again = run_recipe(SMALL, *tiny(SMALL), "--training_steps=2")
-    assert again["optimizer_steps"] == first["optimizer_steps"] == 2
-    assert again["metrics"] == first["metrics"]
-
-
 def test_a_checkpoint_of_another_decoder_is_told(run_recipe: RunRecipe) -> None:
     run_recipe(SMALL, *tiny(SMALL), "--training_steps=1")
     options = ["--training_steps=1", "--decoder_attention=SummaryMixing"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -131,10 +132,13 @@ def test_bad_files_and_flags_are_told(
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"RIFF nothing")
     good = str(speech[0])
+    odd = tmp_path / os.fsdecode(b"caf\xe9.flac")  # a name that is not UTF-8
+    shutil.copy(speech[0], odd)
     mine = ["--model", str(run), "--trust_run"]
-    assert main(["transcribe", str(bad), good, *mine]) == 1
+    assert main(["transcribe", str(bad), good, str(odd), *mine]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith(good) and "bad.wav" in captured.err
+    assert r"caf\udce9.flac" in captured.out
     copy = tmp_path / "x" / speech[0].name
     copy.parent.mkdir()
     shutil.copy(speech[0], copy)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TIMEOUT = 300  # seconds, most of them imports
-WITHOUT_END = ("--order=plain", "--number_of_epochs=100000")
+WITHOUT_END = ("--number_of_epochs=100000",)
 
 
 def start(folder: Path, *options: str, ranks: int = 1) -> subprocess.Popen[str]:

@@ -17,12 +17,13 @@ from summarymixing_modules.training.classification_data import SLURP_KEYS, load_
 from summarymixing_modules.training.config import load_recipe, run
 
 KEYS = ClassificationBrain.known_keys | SLURP_KEYS
+load_data = load_slurp  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    data = load_slurp(recipe.hparams)
+    data = load_data(recipe.hparams)
     brain = ClassificationBrain.from_recipe(recipe, labels=data.labels.names)
     brain.labels, brain.annotations = data.labels, data.annotations
     brain.extra_fields = {"entities": []}  # SLURP's own script asks for them

@@ -21,12 +21,13 @@ from summarymixing_modules.training.semantics import (
 )
 
 KEYS = (SemanticsBrain.known_keys - NO_LANGUAGE_MODEL.keys()) | SEMANTICS_KEYS
+load_data = load_slurp_semantics  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    data = load_slurp_semantics(recipe.hparams)
+    data = load_data(recipe.hparams)
     brain = SemanticsBrain.from_recipe(recipe, **NO_LANGUAGE_MODEL)
     brain.tokenizer, brain.references = data.tokenizer, data.references
     brain.fit_on(data)

@@ -186,10 +186,19 @@ def process_group() -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def test_in_ddp(process_group: None, encoder: SSLEncoder, samples_BL: Tensor) -> None:
+def test_ddp_trains_every_layer(
+    process_group: None, encoder: SSLEncoder, samples_BL: Tensor
+) -> None:
+    """In the second step, too, which fails if a parameter had no gradient in the first."""
+    alone = copy.deepcopy(encoder).train()
     wrapped = nn.parallel.DistributedDataParallel(encoder.train())
-    for _ in range(2):
-        wrapped(samples_BL, LENGTHS_B).output_BTD.sum().backward()
+    for step in range(2):
+        for each in (alone, wrapped):
+            torch.manual_seed(step)
+            each.zero_grad()
+            each(samples_BL, LENGTHS_B).output_BTD.square().sum().backward()
+        for got, want in zip(wrapped.parameters(), alone.parameters(), strict=True):
+            assert got.grad is not None and got.grad.any() and torch.equal(got.grad, want.grad)
 
 
 def test_it_moves_and_saves_as_any_module(encoder: SSLEncoder, model: BestRQModel) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,23 @@ from summarymixing_modules.cli import main
 from summarymixing_modules.tables.record import read_record
 from summarymixing_modules.training.run_lock import FolderLock
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 def arguments(table: Path, *more: str) -> list[str]:
     folder = table.parent
     data = ["--data", f"speech={folder / 'speech'}"]
     return ["tables", "run", str(table), "--results", str(folder / "results"), *data, *more]
+
+
+def fork(run: Callable[[], int]) -> BaseProcess:
+    """Runs something in a process of its own, and of its own group; a fork imports nothing anew."""
+
+    def child() -> None:
+        os.setsid()
+        os._exit(run())
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
 
 
 def steps(table: Path, run: str) -> list[str]:
@@ -90,18 +101,17 @@ def test_goes_on_after_sigkill(
     fake_table: Path, whole_group: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A training that outlived its runner is waited for, one that did not is gone on with."""
-    command = arguments(fake_table, "--rows", "good", "--", "--steps=12", "--pace=0.25")
-    code = f"import sys; from summarymixing_modules.cli import main; sys.exit(main({command!r}))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    runner = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    command = arguments(fake_table, "--rows", "good", "--", "--steps=12", "--pace=0.15")
+    runner = fork(lambda: main(command))
     deadline = time.monotonic() + 120
     while len(steps(fake_table, "shared/words")) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert runner.pid is not None
     if whole_group:
         os.killpg(runner.pid, signal.SIGKILL)
     else:
         runner.kill()
-    runner.wait()
+    runner.join()
     assert 3 <= len(steps(fake_table, "shared/words")) < 12
     assert main(command) == 0
     done = steps(fake_table, "shared/words")
@@ -114,35 +124,34 @@ def test_goes_on_after_sigkill(
 def test_a_run_elsewhere_is_put_off(fake_table: Path, tmp_path: Path) -> None:
     """While another process holds a folder, the others are done; then it is, too."""
     folder = fake_table.parent / "results/fakes/far/6/train"
-    holder = (
-        "import sys, time, pathlib\n"
-        "from summarymixing_modules.training.run_lock import FolderLock\n"
-        "lock = FolderLock(pathlib.Path(sys.argv[1])); lock.acquire(); print('held', flush=True)\n"
-        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.05)\n"
-    )
     other = fake_table.parent / "results/fakes/far/7/train/result.json"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(folder), str(other)],
-        env=environment,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        assert FolderLock(folder).acquire() is False
-        assert main(arguments(fake_table, "--rows", "far/*")) == 0
+    held = tmp_path / "held"
+
+    def hold() -> int:
+        with FolderLock(folder) as lock:
+            assert lock.acquire()
+            held.touch()
+            while not other.exists():
+                time.sleep(0.05)
+        return 0
+
+    holder = fork(hold)
+    while not held.exists():
+        time.sleep(0.05)
+    assert FolderLock(folder).acquire() is False
+    assert main(arguments(fake_table, "--rows", "far/*")) == 0
+    holder.join()
     assert len(steps(fake_table, "far/6/train")) == 2
 
 
 def test_sigterm_ends_the_training_too(fake_table: Path) -> None:
     command = arguments(fake_table, "--rows", "good", "--", "--steps=2000", "--pace=0.1")
-    code = f"import sys; from summarymixing_modules.cli import main; sys.exit(main({command!r}))"
-    runner = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+    runner = fork(lambda: main(command))
     while not steps(fake_table, "shared/words"):
         time.sleep(0.05)
     runner.terminate()
-    assert runner.wait(60) == 130
+    runner.join(60)
+    assert runner.exitcode == 130
     count = len(steps(fake_table, "shared/words"))
     time.sleep(0.5)
     assert len(steps(fake_table, "shared/words")) == count

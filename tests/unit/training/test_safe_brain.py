@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from speechbrain.nnet.schedulers import NoamScheduler
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.checkpoints import (
@@ -100,19 +101,25 @@ class Killed(Exception):
     """Stands for a kill, where a process of its own would take too long."""
 
 
-@pytest.mark.parametrize("changes", [{"shuffle": True}, {"shuffle": False}, {"num_workers": 2}])
+@pytest.mark.parametrize(
+    ("changes", "accumulation"),
+    [({"shuffle": True}, 1), ({"shuffle": False}, 1), ({"num_workers": 2}, 1), ({}, 4)],
+)
 @pytest.mark.parametrize("interval", [0, 2])
 def test_resumes_as_if_nothing_had_happened(
-    tmp_path: Path, changes: dict[str, Any], interval: int
+    tmp_path: Path, changes: dict[str, Any], accumulation: int, interval: int
 ) -> None:
     """At an epoch's start and in its middle; with workers too, as none draws a random number."""
-    reference = make(tmp_path / "reference")
+    options = {"grad_accumulation_factor": accumulation}
+    reference = make(tmp_path / "reference", options)
     fit(reference, **changes)
-    options = {"ckpt_interval_steps": interval}
+    options |= {"ckpt_interval_steps": interval}
     killed = make(tmp_path / "killed", options)
+    # An epoch has 6 batches. Saved after 6, and with an interval after 8, or a window of 4: 10.
+    saved, kill_at, end = (6 + interval, 9, 12) if accumulation == 1 else (2 + interval // 2, 4, 4)
 
     def kill() -> None:
-        if killed.optimizer_step == 9:  # an epoch has 6 steps; saved at 6, or 6 and 8
+        if killed.optimizer_step == kill_at:
             raise Killed
 
     killed.on_optimizer_step = kill  # type: ignore[method-assign]
@@ -123,7 +130,7 @@ def test_resumes_as_if_nothing_had_happened(
     resumed_steps: list[int] = []
     resumed.on_optimizer_step = lambda: resumed_steps.append(resumed.optimizer_step)  # type: ignore[method-assign]
     fit(resumed, **changes)
-    assert resumed_steps == list(range(7 + interval, 13))
+    assert resumed_steps == list(range(saved + 1, end + 1))
     for part in ("modules", "optimizer"):
         got, want = (getattr(brain, part).state_dict() for brain in (resumed, reference))
         torch.testing.assert_close(got, want, rtol=0, atol=0)
@@ -160,10 +167,44 @@ def test_the_limit_of_steps_holds_when_resumed(tmp_path: Path) -> None:
         assert len(brain.history.epochs) == 1
 
 
-def test_an_epoch_without_a_step_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    brain = make(tmp_path, {"grad_accumulation_factor": 7}, epochs=1)
+def test_windows_may_change_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """Those after the checkpoint are whole: 2 of 2 batches in the first epoch, then 1 of 2."""
+    first = make(tmp_path, {"grad_accumulation_factor": 2, "ckpt_interval_steps": 2}, epochs=1)
+
+    def kill() -> None:
+        if first.optimizer_step == 2:
+            raise Killed
+
+    first.on_optimizer_step = kill  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        fit(first)
+    second = make(tmp_path, {"grad_accumulation_factor": 3}, epochs=1)
+    sizes: list[int] = []
+    second.on_optimizer_step = lambda: sizes.append(second.guard.size)  # type: ignore[method-assign]
+    fit(second)
+    assert sizes == [3, 1] and second.optimizer_step == 3
+
+
+class Endless(IterableDataset):
+    """Vectors of which nobody knows how many there are."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(DATA)
+
+
+def test_batches_without_a_step_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where an epoch's end cannot be foreseen its last window cannot be closed."""
+    brain = make(tmp_path, {"grad_accumulation_factor": 4}, epochs=1)
+    brain.fit(brain.hparams.epoch_counter, Endless(), None, None, LOADER)
+    assert brain.optimizer_step == 1
+    assert "The last 2 batches of epoch 1 made no step" in caplog.text
+    brain = make(tmp_path / "long", {"grad_accumulation_factor": 7}, epochs=1)
     fit(brain)
-    assert "made no optimizer step" in caplog.text and "--grad_accumulation_factor=7" in caplog.text
+    assert brain.optimizer_step == 1, "of all of the epoch's batches"
+    brain = make(tmp_path / "nan", {"nonfinite_patience": 9}, epochs=1)
+    brain.compute_objectives = lambda *_, **__: torch.tensor(math.nan)  # type: ignore[method-assign]
+    fit(brain)
+    assert "Epoch 1 made no optimizer step" in caplog.text
 
 
 def test_no_checkpoint_within_an_accumulation_window(tmp_path: Path) -> None:
@@ -189,6 +230,10 @@ def test_a_loader_that_cannot_be_resumed_warns(
     loader: Any = DataLoader(DATA, batch_size=2, collate_fn=collate)  # type: ignore[arg-type]
     brain.fit(brain.hparams.epoch_counter, loader)
     assert "does not save its position" in caplog.text
+    brain.step = 3
+    brain._save(tmp_path / "brain")
+    brain._recover_progress(tmp_path / "brain", end_of_epoch=False)
+    assert brain.step == 0, "the epoch starts over"
 
 
 def test_a_scheduler_is_saved_unasked(tmp_path: Path) -> None:
@@ -258,7 +303,7 @@ def test_debugging_runs_all_stages(tmp_path: Path) -> None:
     assert brain.averaged_checkpoints == 1
     result = brain.finish({"test_wer": 100.0})
     assert result["optimizer_steps"] == 4 and result["epochs"] == 2
-    assert not (tmp_path / "save").exists()
+    assert not list((tmp_path / "save").glob("*"))
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

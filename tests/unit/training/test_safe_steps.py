@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedData
 from speechbrain.nnet.schedulers import (
     LinearScheduler,
     LinearWarmupScheduler,
@@ -102,10 +103,12 @@ def test_a_bad_batch_changes_nothing(tmp_path: Path, fault: str, accumulation: i
     brain = make(tmp_path, accumulation)
     fit(brain, *good)
     before = state(brain)
-    losses = fit(brain, *bad, first=50)
+    losses = fit(brain, *bad[: accumulation // 2 + 1], first=50)
+    if fault != "gradient":  # is found where the window ends
+        assert math.isnan(losses[-1])
+        torch.testing.assert_close(state(brain), before, rtol=0, atol=0)
+    fit(brain, *bad[accumulation // 2 + 1 :], first=60)
     torch.testing.assert_close(state(brain), before, rtol=0, atol=0)
-    if fault != "gradient":
-        assert math.isnan(losses[accumulation // 2])
     assert all(p.grad is None for p in brain.modules.parameters())
     fit(brain, *good, first=100)
 
@@ -114,6 +117,57 @@ def test_a_bad_batch_changes_nothing(tmp_path: Path, fault: str, accumulation: i
     fit(without, *good, first=100)
     torch.testing.assert_close(state(brain), state(without), rtol=0, atol=0)
     assert brain.history.totals["skipped_steps"] == 1
+
+
+def test_the_last_window_of_an_epoch_has_fewer_batches() -> None:
+    """It makes a step with their mean, and the next epoch begins with a window of its own."""
+    brain, twos = make(accumulation=4), make(accumulation=2)
+    brain.epoch_batches = twos.epoch_batches = 6
+    fit(brain, *[None] * 4)
+    before = state(brain)
+    assert brain.optimizer_step == 1
+    twos.modules.load_state_dict(before["modules"])
+    twos.optimizer.load_state_dict(before["optimizer"])
+    normalize = twos.modules.normalize
+    normalize.count, normalize.glob_mean, normalize.glob_std = before["normalize"]
+    for each in (brain, twos):
+        each.step = 4
+        fit(each, None, None, first=5)
+    assert brain.optimizer_step == 2
+    for part in ("modules", "optimizer"):
+        torch.testing.assert_close(state(brain)[part], state(twos)[part], rtol=0, atol=0)
+    brain.step = 0
+    fit(brain, *[None] * 4, first=7)
+    assert brain.optimizer_step == 3 and brain.guard.window_is_full
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_bad_batch_where_an_epoch_ends(known: bool) -> None:
+    """Its window is cut off, by a step that is skipped or by nothing: no statistic is NaN."""
+    brain = make(accumulation=3)
+    brain.epoch_batches = 4 if known else None
+    fit(brain, *[None] * 3)
+    before = state(brain)
+    fit(brain, "input", first=4)
+    torch.testing.assert_close(state(brain), before, rtol=0, atol=0)
+    assert brain.guard.window_is_full is known
+
+
+def test_lengths_are_read_before_they_travel() -> None:
+    """On the meta device, which stands for a GPU, they could not be read."""
+
+    class Travelling(Brain):
+        def compute_forward(self, batch: Any, stage: sb.Stage) -> torch.Tensor:
+            batch.sig = PaddedData(*(part.to("meta") for part in batch.sig))
+            return super().compute_forward(batch, stage)
+
+    brain = make(sample_rate=10)
+    brain.__class__ = Travelling
+    batch: Any = Batch(1)
+    batch.sig = PaddedData(torch.zeros(2, 20), torch.tensor([1.0, 0.5]))
+    brain.step = 1
+    brain.fit_batch(batch)
+    assert brain.history.totals["audio_seconds"] == 3 and batch.sig.data.is_meta
 
 
 def test_the_record_names_the_utterances(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,8 +202,10 @@ def test_patience(tmp_path: Path) -> None:
     """It is about faults in a row, and every kind of fault counts."""
     brain = make(tmp_path, nonfinite_patience=2)
     fit(brain, "loss", "empty", None, "gradient", "input")
+    before = state(brain)
     with pytest.raises(NonFiniteTrainingError) as error:
-        fit(brain, "loss", first=6)
+        fit(brain, "input", first=6)
+    torch.testing.assert_close(state(brain), before, rtol=0, atol=0)
     message = str(error.value)
     assert "3 optimizer steps in a row" in message and "--nonfinite_patience=2" in message
     assert "utt-6a" in message and str(tmp_path / "skipped_batches.jsonl") in message

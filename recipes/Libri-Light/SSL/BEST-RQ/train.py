@@ -17,12 +17,13 @@ from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_librilight_audio
 
 KEYS = BestRQBrain.known_keys | LIBRILIGHT_KEYS
+load_data = load_librilight_audio  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    data = load_librilight_audio(recipe.hparams)
+    data = load_data(recipe.hparams)
     brain = BestRQBrain.from_recipe(recipe)
     brain.fit_on(data)
     return brain.finish(brain.evaluate_all(data.datasets.valid, data.eval_loader))

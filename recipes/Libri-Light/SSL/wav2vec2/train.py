@@ -17,12 +17,13 @@ from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_libril
 from summarymixing_modules.training.wav2vec2 import Wav2Vec2Brain
 
 KEYS = Wav2Vec2Brain.known_keys | LIBRILIGHT_KEYS
+load_data = load_librilight_audio  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    data = load_librilight_audio(recipe.hparams)
+    data = load_data(recipe.hparams)
     brain = Wav2Vec2Brain.from_recipe(recipe)
     brain.fit_on(data)
     return brain.finish(brain.evaluate_all(data.datasets.valid, data.eval_loader))

@@ -16,12 +16,13 @@ from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.ctc import CTCBrain
 
 KEYS = CTCBrain.known_keys | DATA_KEYS
+load_data = load_librispeech  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, KEYS)
-    data = load_librispeech(recipe.hparams)
+    data = load_data(recipe.hparams)
     brain = CTCBrain.from_recipe(recipe)
     brain.tokenizer = data.tokenizer
     brain.fit_on(data)

@@ -29,6 +29,7 @@ from summarymixing_modules.training.transducer import TransducerBrain, check_chu
 
 MATRIX_KEYS = {"streaming_matrix", "matrix_chunk_sizes", "matrix_left_contexts"}
 KEYS = TransducerBrain.known_keys | DATA_KEYS | MATRIX_KEYS | {"streaming", "transformer"}
+load_data = load_librispeech  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     for flag in ("streaming", "streaming_matrix"):
         if hparams[flag]:
             check_chunked(hparams["transformer"].encoder, f"--{flag}=True")
-    data = load_librispeech(hparams)
+    data = load_data(hparams)
     brain = TransducerBrain.from_recipe(recipe)
     brain.tokenizer = data.tokenizer
     brain.fit_on(data)

@@ -10,6 +10,7 @@ Any key on top of the YAML file is a flag. Results: result.json and curves.png i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
@@ -24,6 +25,7 @@ from summarymixing_modules.training.lm_folder import (
 )
 
 KEYS = AttentionCTCBrain.known_keys | DATA_KEYS
+load_data = partial(load_librispeech, bos_eos=True)  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
@@ -32,7 +34,7 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     hparams = recipe.hparams
     if hparams["lm_folder"] is not None:
         check_lm_folder(hparams["lm_folder"])
-    data = load_librispeech(hparams, bos_eos=True)
+    data = load_data(hparams)
     # Under one name whatever its type, for the recipe of language models.
     run_on_main(save_tokenizer, [data.tokenizer, Path(hparams["save_folder"])])
     brain = AttentionCTCBrain.from_recipe(recipe)

@@ -22,6 +22,7 @@ from summarymixing_modules.training.fine_tuning import (
 )
 
 KEYS = FineTuningBrain.known_keys | FINE_TUNING_DATA_KEYS | START_KEYS
+load_data = load_fine_tuning_data  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> dict[str, object]:
     hparams = recipe.hparams
     check_settings(hparams, recipe.overrides)
     start = start_fine_tuning(hparams)
-    data = load_fine_tuning_data(hparams)
+    data = load_data(hparams)
     modules = {"model": start.model, "normalize": start.normalize}
     hparams["checkpointer"].add_recoverables(modules)
     brain = FineTuningBrain.from_recipe(recipe, modules=modules, compute_features=start.features)

@@ -1,0 +1,95 @@
+"""``summarymixing prepare``: the corpus of a recipe, before a training takes any GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from summarymixing_modules.training.options import ConfigError, overrides_in, read_flags
+from summarymixing_modules.training.run_folder import ResolvedRecipe
+from summarymixing_modules.training.run_lock import hold
+from summarymixing_modules.training.values import checked_flags
+from summarymixing_modules.training.yaml_checks import read_recipe, tag_of
+
+_PLACEHOLDER = "!PLACEHOLDER"
+_NOT_GIVEN = "not-given"  # stands for the values that only the training needs
+
+
+class PlainValues(dict[str, Any]):
+    """The keys of a recipe that are no objects: what its data are made of.
+
+    Raises:
+        ConfigError: for a key that is missing; names the flag.
+    """
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(f"--{key} has no value; write --{key}=VALUE.")
+
+
+def prepare_data(file: Path, flags: Sequence[str]) -> Path:
+    """Prepares what a recipe trains and tests on, in one process; builds no model.
+
+    What is done already is kept. A training with the same flags finds all of it, and starts.
+
+    Args:
+        file: the recipe's YAML file.
+        flags: as after the YAML file on train.py's command line.
+
+    Returns:
+        where manifests and tokenizers are.
+
+    Raises:
+        InputError: what train.py would refuse, too; or a recipe that prepares nothing.
+    """
+    train = import_train(file)
+    if not hasattr(train, "load_data"):
+        raise ConfigError(
+            f"{train.__file__} has no function load_data: this recipe has no corpus to prepare, or "
+            "prepares it while it trains."
+        )
+    known = frozenset().union(*(v for k, v in vars(train).items() if k.endswith("KEYS")))
+    source = read_recipe(file, known)
+    given = overrides_in(
+        checked_flags(read_flags(flags, {**source.tree, **source.changes}), source)
+    )
+    both = {**source.tree, **source.changes}
+    missing = [key for key, value in both.items() if tag_of(value) == _PLACEHOLDER]
+    missing = [key for key in missing if key not in given]
+    recipe = ResolvedRecipe(source, {**dict.fromkeys(missing, _NOT_GIVEN), **given})
+    plain = {key: json.dumps(value) for key, value in recipe.tree.items() if not tag_of(value)}
+    hparams = PlainValues(
+        {k: json.loads(text) for k, text in plain.items() if _NOT_GIVEN not in text}
+    )
+    lock = hold(Path(hparams["output_folder"]))
+    train.load_data(hparams)
+    if lock is not None:
+        lock.release()
+    return Path(hparams["save_folder"]).absolute()
+
+
+def run_prepare(recipe: str, flags: Sequence[str]) -> int:
+    """Runs the command; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(f"Prepared: {prepare_data(Path(recipe), flags)}. Train with the same flags.")
+    return 0
+
+
+def import_train(file: Path) -> ModuleType:
+    """The train.py of a recipe: beside the folder of its YAML files.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    script = file.resolve().parent.parent / "train.py"
+    if not script.is_file():
+        raise ConfigError(f"{file} is no YAML file of a recipe: there is no {script}.")
+    spec = importlib.util.spec_from_file_location(f"train_{script.parent.name}", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
