@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.attention_ctc import AttentionCTCOutput
 from summarymixing_modules.training.attention_ctc import joint_loss
 from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.ranks import run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transformer"
@@ -169,17 +167,8 @@ def test_a_search_while_validating(run_recipe: RunRecipe, tmp_path: Path) -> Non
 
 
 def test_two_processes(corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(RECIPE / "train.py"), str(SMALL), *tiny(SMALL)]
-    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--training_steps=2", "--noprogressbar"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["world_size"] == 2 and result["optimizer_steps"] == 2
+    options = [*tiny(SMALL), f"--data_folder={corpus}", "--training_steps=2"]
+    assert run_on_two_ranks(SMALL, tmp_path / "run", *options)["optimizer_steps"] == 2
 
 
 def test_a_checkpoint_of_another_decoder_is_told(run_recipe: RunRecipe) -> None:
@@ -225,7 +214,9 @@ def test_no_key_means_nothing(run_recipe: RunRecipe, tmp_path: Path) -> None:
     shutil.copy(RECIPE / "train.py", moved.parent)
     text = re.sub(r"mode: .*", "mood: x", variant.read_text())
     (moved / variant.name).write_text(text)
-    with pytest.raises(InputError, match="Nothing reads the key 'mood' .*branchformer_lite.yaml.* mean mode"):
+    with pytest.raises(
+        InputError, match="Nothing reads the key 'mood' .*branchformer_lite.yaml.* mean mode"
+    ):
         run_recipe(moved / variant.name, "--debug")
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import soundfile
 from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_names
+from tests.ranks import run_on_two_ranks
 from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,17 +112,8 @@ def _copy_as(source: Path, target: Path, prefix: str) -> None:
 
 
 def test_two_processes(corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(RECIPE / "train.py"), str(SMALL), *tiny(SMALL)]
-    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--training_steps=2", "--noprogressbar"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["world_size"] == 2 and result["optimizer_steps"] == 2
+    options = [*tiny(SMALL), f"--data_folder={corpus}", "--training_steps=2"]
+    assert run_on_two_ranks(SMALL, tmp_path / "run", *options)["optimizer_steps"] == 2
 
 
 @pytest.mark.parametrize("hparams", YAMLS, ids=lambda path: path.stem)

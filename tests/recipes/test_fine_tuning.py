@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from summarymixing_modules.cli import main
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.checkpoints import ArchitectureMismatchError
+from tests.ranks import run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 SSL = ROOT / "recipes" / "LibriSpeech" / "SSL"
@@ -240,12 +239,5 @@ def test_a_recogniser_is_an_encoder_too(
 
 
 def test_two_processes(corpus: Path, encoder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(SSL / "fine-tuning" / "train.py"), str(SMALL), *FEW, f"--encoder={encoder}"]
-    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--noprogressbar", "--train_hours=0.01"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = [*FEW, f"--encoder={encoder}", f"--data_folder={corpus}", "--train_hours=0.01"]
+    run_on_two_ranks(SMALL, tmp_path / "run", *options)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from summarymixing_modules.data.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.language_model import LanguageModel
 from summarymixing_modules.training.lm_folder import save_language_model
+from tests.ranks import run_on_two_ranks
 from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,17 +89,8 @@ def test_bfloat16_accumulation_and_resuming(run_recipe: RunRecipe, tokenizer: st
 
 
 def test_two_processes(corpus: Path, tokenizer: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(RECIPE / "train.py"), str(TRANSFORMER), *TINY, tokenizer]
-    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path / 'run'}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--number_of_epochs=1", "--noprogressbar"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["world_size"] == 2 and result["optimizer_steps"] == 3
+    options = [*TINY, tokenizer, f"--data_folder={corpus}", "--number_of_epochs=1"]
+    assert run_on_two_ranks(TRANSFORMER, tmp_path / "run", *options)["optimizer_steps"] == 3
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import torch
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.yaml_checks import read_recipe
+from tests.ranks import run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "Libri-Light" / "SSL"
@@ -112,22 +110,13 @@ def test_goes_on_with_what_was_prepared(librilight: Path, run_recipe: RunRecipe)
 
 
 def test_two_processes(librilight: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(RECIPE / "train.py"), str(SMALL), *TINY]
-    command += [f"--data_folder={librilight}", f"--output_folder={tmp_path}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--noprogressbar", "--activation_checkpointing=True"]
-    command += ["--curve_interval=1", "--log_interval=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["world_size"] == 2
+    folder = tmp_path / "run"
+    options = [*TINY, f"--data_folder={librilight}", "--activation_checkpointing=True"]
+    result = run_on_two_ranks(SMALL, folder, *options, "--curve_interval=1", "--log_interval=2")
     means = result["per_step"]
     assert means["audio_hours"] * 2 == pytest.approx(result["audio_hours_seen"])
     assert 20 < means["frames"] / (3600 * means["audio_hours"]) < 30, "frames of 40 ms"
-    assert f"step 2: loss {result_loss(tmp_path)}" in (tmp_path / "log.txt").read_text()
+    assert f"step 2: loss {result_loss(folder)}" in (folder / "log.txt").read_text()
 
 
 def result_loss(folder: Path) -> str:

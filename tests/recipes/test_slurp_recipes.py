@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from summarymixing_modules.cli import main
 from summarymixing_modules.data.labelled import annotations_of
 from summarymixing_modules.data.semantics import parse_semantics, semantics_from
 from summarymixing_modules.errors import InputError
+from tests.ranks import run_on_two_ranks
 from tests.recipes.tiny import TINY_SIZES, flags_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,18 +240,9 @@ def test_a_classifier_is_used_on_files_and_starts_another(
 
 
 def test_two_processes(slurp: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(CLASSIFY / "train.py"), str(SMALL), *tiny(SMALL, slurp, training_steps=2)]
-    command += [f"--output_folder={tmp_path}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--noprogressbar"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["world_size"] == 2 and result["optimizer_steps"] == 2
-    assert len(predictions(tmp_path)) == 8
+    folder = tmp_path / "run"
+    result = run_on_two_ranks(SMALL, folder, *tiny(SMALL, slurp, training_steps=2))
+    assert result["optimizer_steps"] == 2 and len(predictions(folder)) == 8
 
 
 def test_writing_the_meaning_learns(run_recipe: RunRecipe, slurp: Path, tmp_path: Path) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from hyperpyyaml import load_hyperpyyaml
 from summarymixing_modules.data.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.streaming import StreamingRecognizer
+from tests.ranks import console_of, run_on_two_ranks
 from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,18 +105,11 @@ def test_chunks_bfloat16_and_accumulation(run_recipe: RunRecipe) -> None:
 
 def test_two_processes(corpus: Path, tmp_path: Path) -> None:
     """Also after the CTC loss has ended, when its layer still has to have gradients."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(RECIPE / "train.py"), str(SMALL), *TINY, *MATRIX, "--ctc_epochs=0"]
-    command += [f"--data_folder={corpus}", f"--output_folder={tmp_path}", "--device=cpu"]
-    command += ["--distributed_backend=gloo", "--training_steps=3", "--noprogressbar"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["world_size"] == 2 and result["optimizer_steps"] == 3
-    assert done.stdout.count("left chunks |") == 1
+    options = [*TINY, *MATRIX, "--ctc_epochs=0", f"--data_folder={corpus}", "--training_steps=3"]
+    result = run_on_two_ranks(SMALL, tmp_path / "run", *options)
+    assert result["optimizer_steps"] == 3
+    printed = [console_of(tmp_path / "run", rank).read_text() for rank in range(2)]
+    assert [text.count("left chunks |") for text in printed] == [1, 0]
 
 
 def test_resumes_and_the_matrix_is_one_command(

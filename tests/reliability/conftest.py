@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -16,26 +13,11 @@ import pytest
 import torch
 
 from summarymixing_modules.data.demo_corpus import make_demo_corpus
+from tests.ranks import said_by, start_ranks, wait_for
 from tests.recipes.tiny import TINY_SIZES, flags_for
 from tests.reliability.recipe_run import run_rank
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 300  # seconds; a rank that waits for one that is gone would wait for hours
-
-# Processes are forked from one that has imported everything, which takes most of a run's time.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "tests.reliability.recipe_run",
-        "summarymixing_modules.training.attention_ctc",
-        "summarymixing_modules.training.ctc",
-        "summarymixing_modules.training.best_rq",
-        "summarymixing_modules.training.wav2vec2",
-        "matplotlib.backends.backend_agg",
-        "matplotlib.figure",
-        "torch._dynamo",  # by optimizers
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -52,16 +34,12 @@ class Started:
 
     def end(self, expected: int = 0) -> Path:
         """Wait for all ranks, which must end with this code; returns the output folder."""
-        deadline = time.monotonic() + TIMEOUT
-        for process in self.processes:
-            process.join(max(0, deadline - time.monotonic()))
-        assert [p.exitcode for p in self.processes] == [expected] * len(self.processes), self.said()
+        wait_for(self.processes, self.folder, expected)
         return self.folder
 
     def said(self) -> str:
         """What all ranks have printed."""
-        consoles = sorted(self.folder.parent.glob(f"{self.folder.name}-console*.txt"))
-        return "".join(f"{path.name}:\n{path.read_text()[-6000:]}\n" for path in consoles)
+        return said_by(self.folder)
 
 
 class Runs:
@@ -99,18 +77,7 @@ class Runs:
         argv += [*flags_for(hparams, {}, **data), "--noprogressbar", "--distributed_backend=gloo"]
         argv += [f"--{key}={value}" for key, value in options.items() if key in RUN_OPTIONS]
         spec = {"train": str(hparams.parents[1] / "train.py"), "argv": argv, **faults}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        started = [
-            CONTEXT.Process(
-                target=run_rank,
-                args=(spec, rank, ranks, port, self.folder / f"{name}-console{rank}.txt"),
-            )
-            for rank in range(ranks)
-        ]
-        for process in started:
-            process.start()
+        started = start_ranks(run_rank, ranks, folder, spec)
         self.processes += started
         return Started(started, folder)
 

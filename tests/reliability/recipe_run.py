@@ -11,7 +11,6 @@ Every rank leaves in the output folder ``final-rank0.pt`` and so on, all that tr
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -31,6 +30,7 @@ from speechbrain.utils.checkpoints import (
 
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.config import leave_process_group
+from tests.ranks import load_script
 
 Spec = Mapping[str, Any]
 
@@ -124,23 +124,13 @@ class Watcher:
         torch.save(state, self.folder / f"final-rank{self.rank}.pt")
 
 
-def run_rank(spec: Spec, rank: int, ranks: int, port: int, console: Path) -> None:
-    """Run a recipe as one of its ranks, in the environment that torchrun makes.
+def run_rank(rank: int, spec: Spec) -> None:
+    """Run a recipe as one of its ranks.
 
     Args:
-        spec: ``train``, the train.py; ``argv``, its arguments; and the faults.
         rank: from 0.
-        ranks: how many.
-        port: where they meet.
-        console: file for what is printed.
+        spec: ``train``, the train.py; ``argv``, its arguments; and the faults.
     """
-    with console.open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    torch.set_num_threads(1)
-    if ranks > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     fit = SafeBrain.fit
 
     def watched_fit(brain: SafeBrain, *arguments: Any, **options: Any) -> None:
@@ -150,9 +140,5 @@ def run_rank(spec: Spec, rank: int, ranks: int, port: int, console: Path) -> Non
 
     SafeBrain.fit = watched_fit  # type: ignore[assignment, method-assign]
     sys.argv = [spec["train"], *spec["argv"]]
-    module_spec = importlib.util.spec_from_file_location("train", spec["train"])
-    assert module_spec is not None and module_spec.loader is not None
-    train = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(train)
-    train.main(spec["argv"])
+    load_script(spec["train"]).main(spec["argv"])
     leave_process_group()

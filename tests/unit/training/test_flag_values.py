@@ -270,7 +270,14 @@ def test_files_are_told_with_their_lines(
 ) -> None:
     path = recipe / f"{file}.yaml"
     path.write_text(path.read_text().replace(old, new))
-    keys = {"nhead", "training_steps", "optimizer_step_limit", "output_folder", "d_model", *FEATURES}
+    keys = {
+        "nhead",
+        "training_steps",
+        "optimizer_step_limit",
+        "output_folder",
+        "d_model",
+        *FEATURES,
+    }
     with pytest.raises(ConfigError) as error:
         load_recipe([str(recipe / "wide.yaml")], keys)
     assert re.search(told, str(error.value)) and not (recipe / "out").exists()
