@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from summarymixing_modules.training.options import (
     read_flags,
     run_options,
 )
+from summarymixing_modules.training.prepare import import_train, keys_of, train_script
 from summarymixing_modules.training.values import check_values, checked_flags
 from summarymixing_modules.training.yaml_checks import RecipeFile, check_yaml, read_recipe
 from summarymixing_modules.training.yaml_objects import check_objects
@@ -111,17 +111,9 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
 
 def known_keys(file: Path) -> Collection[str] | None:
     """The keys that the recipe's train.py reads by name; None where it does not say."""
-    train = file.resolve().parent.parent / "train.py"
-    if not train.is_file():
+    if not train_script(file).is_file():
         return None
-    spec = importlib.util.spec_from_file_location(f"train_{train.parent.name}", train)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = {name: keys for name, keys in vars(module).items() if name.endswith("KEYS")}
-    if "KEYS" in found:
-        return frozenset(found["KEYS"])
-    return frozenset().union(*found.values()) if found else None
+    return keys_of(import_train(file)) or None
 
 
 def parameters_by_part(modules: Mapping[str, nn.Module]) -> dict[str, int]:

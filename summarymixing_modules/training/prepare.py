@@ -52,8 +52,7 @@ def prepare_data(file: Path, flags: Sequence[str]) -> Path:
             f"{train.__file__} has no function load_data: this recipe has no corpus to prepare, or "
             "prepares it while it trains."
         )
-    known = frozenset().union(*(v for k, v in vars(train).items() if k.endswith("KEYS")))
-    source = read_recipe(file, known)
+    source = read_recipe(file, keys_of(train))
     given = overrides_in(
         checked_flags(read_flags(flags, {**source.tree, **source.changes}), source)
     )
@@ -79,13 +78,24 @@ def run_prepare(recipe: str, flags: Sequence[str]) -> int:
     return 0
 
 
+def train_script(file: Path) -> Path:
+    """Where the train.py of a recipe's YAML file is, if there is one."""
+    return file.resolve().parent.parent / "train.py"
+
+
+def keys_of(train: ModuleType) -> frozenset[str]:
+    """The keys that a train.py reads by name: its ``KEYS``, or all that it calls so."""
+    found = {name: keys for name, keys in vars(train).items() if name.endswith("KEYS")}
+    return frozenset(found.get("KEYS") or frozenset().union(*found.values()))
+
+
 def import_train(file: Path) -> ModuleType:
     """The train.py of a recipe: beside the folder of its YAML files.
 
     Raises:
         ConfigError: there is none.
     """
-    script = file.resolve().parent.parent / "train.py"
+    script = train_script(file)
     if not script.is_file():
         raise ConfigError(f"{file} is no YAML file of a recipe: there is no {script}.")
     spec = importlib.util.spec_from_file_location(f"train_{script.parent.name}", script)
