@@ -67,7 +67,7 @@ from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.report import RESOLVED_YAML, RESULT
 from summarymixing_modules.training.yaml_checks import parse_yaml
 
-#: Brains that load checkpoints of a kind, or of a model that others rank the checkpoints of.
+#: Brains that rank the checkpoints of a kind, or of a model whose checkpoints others rank.
 BRAINS: dict[str | type[nn.Module], type[SafeBrain]] = {
     RECOGNISER: RecognitionBrain,
     ENCODER: PretrainingBrain,
@@ -267,14 +267,15 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder} with the checkpoints of {run}.")
     modules = {"model": parts.model, "normalize": parts.normalize}
-    brain = BRAINS.get(type(parts.model), BRAINS[parts.kind])(
+    brain = SafeBrain(
         modules,
         hparams=parts.hparams,
         run_opts={**_ON_CPU, "test_only": True},
         checkpointer=AtomicCheckpointer(folder, modules, read_only=True),
     )
     fine_tuned = isinstance(parts.model, FineTunedModel)
-    ranking = FineTuningBrain.ranking if fine_tuned else brain.ranking
+    trainer = BRAINS.get(type(parts.model), BRAINS[parts.kind])
+    ranking = FineTuningBrain.ranking if fine_tuned else trainer.ranking
     brain.on_evaluate_start(**ranking)
     return brain.averaged_checkpoints
 

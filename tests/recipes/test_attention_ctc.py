@@ -214,9 +214,7 @@ def test_no_key_means_nothing(run_recipe: RunRecipe, tmp_path: Path) -> None:
     shutil.copy(RECIPE / "train.py", moved.parent)
     text = re.sub(r"mode: .*", "mood: x", variant.read_text())
     (moved / variant.name).write_text(text)
-    with pytest.raises(
-        InputError, match="Nothing reads the key 'mood' .*branchformer_lite.yaml.* mean mode"
-    ):
+    with pytest.raises(InputError, match="the key 'mood' .*branchformer_lite.yaml.* mean mode"):
         run_recipe(moved / variant.name, "--debug")
 
 

@@ -279,5 +279,5 @@ def test_files_are_told_with_their_lines(
         *FEATURES,
     }
     with pytest.raises(ConfigError) as error:
-        load_recipe([str(recipe / "wide.yaml")], keys)
+        load_recipe([str(recipe / "wide.yaml")], {*keys, *FEATURES})
     assert re.search(told, str(error.value)) and not (recipe / "out").exists()
