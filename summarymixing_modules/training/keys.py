@@ -62,7 +62,6 @@ _DATA: dict[str, Kind] = {
     "verify_audio": choice(*get_args(Verify)),
     "max_bad_audio": SHARE,
     "test_max_bad_audio": SHARE,
-    "test_max_bad_audio": SHARE,
     "prep_workers": POSITIVE_WHOLE,
     "sample_rate": POSITIVE_WHOLE,
     "sorting": choice(*get_args(BatchOrdering)),
