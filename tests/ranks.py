@@ -54,7 +54,7 @@ def start_ranks(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [
+    started: list[BaseProcess] = [
         CONTEXT.Process(
             target=_become_rank,
             args=(rank, ranks, port, console_of(folder, rank), target, arguments),

@@ -37,6 +37,7 @@ from summarymixing_modules.bench.measure import peak_bytes
 from summarymixing_modules.bench.setup import DTYPES, TOKEN_RATE
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.valid_frontend import Waveform
+from summarymixing_modules.ops.attention_blocks import FLOP_FORMULAS
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError)
 SHORT = (2.0, 8.0, 16.0)  # seconds of what runs for real
@@ -275,4 +276,5 @@ FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     torch.ops.aten.convolution_backward: _convolution_backward_flops,
+    **FLOP_FORMULAS,
 }

@@ -94,11 +94,11 @@ def align_ctc(log_probs_TV: Tensor, indices: Sequence[int]) -> list[Token]:
         return [Token(i, a, b, None) for i, (a, b) in zip(indices, spans, strict=True)]
     if not indices:
         return []
+    log_probs_TV = log_probs_TV.cpu()
     if hasattr(torch.ops.torchaudio, "forced_align"):
-        targets_BU = torch.tensor([indices], device=log_probs_TV.device)
+        targets_BU = torch.tensor([indices])
         paths_BT, scores_BT = forced_align(log_probs_TV[None], targets_BU, blank=BLANK_INDEX)
         return _tokens_of(paths_BT[0], scores_BT[0])
-    log_probs_TV = log_probs_TV.cpu()
     path_T = plain_path(log_probs_TV, indices)
     return _tokens_of(path_T, log_probs_TV.gather(1, path_T[:, None])[:, 0])
 

@@ -65,7 +65,7 @@ class AttentionCache(NamedTuple):
 class CachedAttention(Mixer):
     """Softmax attention whose streams keep keys and values of the visible past.
 
-    A step takes time and memory in O(T · S): new frames times frames seen.
+    A step takes time and memory in O(T · S), new frames times frames seen, and drops nothing out.
     """
 
     nhead: int

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype
 from summarymixing_modules.ops.library import LIBRARY, register_operator
@@ -208,7 +207,6 @@ def attend_in_blocks(
     )
 
 
-@register_flop_formula(torch.ops.summarymixing.chunked_attention)
 def _flops(query_shape: Any, *inputs: Any, **_: Any) -> int:
     """2 for each multiply-add of two products, with every key of a block."""
     batch, heads, length, features = query_shape
@@ -219,7 +217,13 @@ def _flops(query_shape: Any, *inputs: Any, **_: Any) -> int:
     return 4 * batch * heads * pairs * features
 
 
-@register_flop_formula(torch.ops.summarymixing.chunked_attention_backward)
 def _backward_flops(grad_shape: Any, *inputs: Any, **_: Any) -> int:
     """The scores once more, and two products for the gradient of each of the two."""
     return _flops(*inputs) * 5 // 2
+
+
+#: For ``FlopCounterMode``, which does not look inside operators.
+FLOP_FORMULAS = {
+    torch.ops.summarymixing.chunked_attention: _flops,
+    torch.ops.summarymixing.chunked_attention_backward: _backward_flops,
+}

@@ -43,6 +43,7 @@ from summarymixing_modules.training.kinds import (
 
 PRECISION = choice("fp32", "fp16", "bf16")
 SPLITS = list_of(TEXT, "[dev-clean, dev-other]")
+BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 
 _DATA: dict[str, Kind] = {
     "data_folder": PATH,
@@ -158,9 +159,9 @@ _FEATURES: dict[str, Kind] = {
     "n_mels": POSITIVE_WHOLE,
     "norm_type": choice("global", "sentence", "batch"),
     "update_until_epoch": COUNT,
-    "wav_augment": BLOCK,
-    "noam_annealing": BLOCK,
-    "fea_augment": BLOCK,
+    "wav_augment": optional(BLOCK),
+    "fea_augment": optional(BLOCK),
+    "noam_annealing": optional(BLOCK),
     "speeds": list_of(POSITIVE_WHOLE, "[95, 100, 105]", least=1),
     "time_drop_count": COUNT,
     "time_drop_low": COUNT,
@@ -175,7 +176,7 @@ _FEATURES: dict[str, Kind] = {
 _MODEL: dict[str, Kind] = {
     "encoder_module": choice(*ENCODERS),
     "frontend_type": choice("mel", "waveform"),
-    "cnn_channels": either(SIZES, POSITIVE_WHOLE),  # of the recipe's front end: see `consistency`
+    "cnn_channels": either(BLOCKS, POSITIVE_WHOLE),  # which, the front end says: `consistency`
     "d_model": POSITIVE_WHOLE,
     "nhead": POSITIVE_WHOLE,
     "num_encoder_layers": POSITIVE_WHOLE,

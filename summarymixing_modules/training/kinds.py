@@ -165,7 +165,7 @@ def _read_options(value: Any) -> Mapping[str, Any]:
 
 
 def _read_block(value: Any) -> Any:
-    if value is not None and not tag_of(value):
+    if not tag_of(value):
         raise NotOfKind
     return value
 
@@ -226,7 +226,7 @@ TEXT = Kind("a text", _read_text, literal=True)
 PATH = Kind("a path", _read_text, literal=True)
 FILE = Kind("a file that is there", _read_file, literal=True)
 OPTIONS = Kind("options such as {name: value}", _read_options)
-BLOCK = Kind("null, or a block of the YAML file", _read_block)
+BLOCK = Kind("a block of the YAML file", _read_block)
 MIXER = Kind(f"a mixer: {', '.join(mixer_names())}", _read_mixer)
 DEVICE = Kind("a device of this machine: cpu, cuda, cuda:1, …", _read_device)
 POSITIVE_WHOLE = whole(1)

@@ -73,8 +73,8 @@ def read_flags(arguments: Sequence[str], yaml_keys: Iterable[str]) -> dict[str, 
         if name in LISTS:
             while rest and not rest[0].startswith("--"):
                 value = f"{value} {rest.pop(0)}".strip()
-        elif name not in FLAGS and not equals:
-            if not rest or rest[0].startswith("--"):
+        elif name not in FLAGS and not value:
+            if equals or not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{name} has no value; write --{name}=VALUE.")
             value = rest.pop(0)
         seen[name] = value
@@ -153,12 +153,12 @@ def run_options(file: str, flags: Mapping[str, str]) -> RunOptions:
             arguments.append(f"--{name}")
         elif name in LISTS and name in flags:
             arguments += [f"--{name}", *flags[name].split()]
-        elif name in flags and name not in FLAGS:
+        elif name in flags and name not in FLAGS and flags[name] != "null":
             arguments.append(f"--{name}={flags[name]}")
     _, options, _ = sb.parse_arguments(arguments)
     changes: dict[str, Any] = {}
-    if options.optimizer_step_limit is not None:  # which the parser leaves a text
-        changes["optimizer_step_limit"] = int(options.optimizer_step_limit)
+    if (limit := flags.get("optimizer_step_limit")) is not None:  # which the parser leaves a text
+        changes["optimizer_step_limit"] = None if limit == "null" else int(limit)
     if not sys.stderr.isatty():
         changes["noprogressbar"] = True
     given = {*options.overridden_args, *changes}

@@ -52,12 +52,9 @@ def prepare_data(file: Path, flags: Sequence[str]) -> Path:
             f"{train.__file__} has no function load_data: this recipe has no corpus to prepare, or "
             "prepares it while it trains."
         )
-    source = read_recipe(file, keys_of(train))
-    given = overrides_in(
-        checked_flags(read_flags(flags, {**source.tree, **source.changes}), source)
-    )
-    both = {**source.tree, **source.changes}
-    missing = [key for key, value in both.items() if tag_of(value) == _PLACEHOLDER]
+    source = read_recipe(file)
+    given = overrides_in(checked_flags(read_flags(flags, source.tree), source))
+    missing = [key for key, value in source.tree.items() if tag_of(value) == _PLACEHOLDER]
     missing = [key for key in missing if key not in given]
     recipe = ResolvedRecipe(source, {**dict.fromkeys(missing, _NOT_GIVEN), **given})
     plain = {key: json.dumps(value) for key, value in recipe.tree.items() if not tag_of(value)}

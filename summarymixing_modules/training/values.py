@@ -53,6 +53,8 @@ def _checked_flag(key: str, text: str, kind: Kind | None) -> str:
         read = kind.read(value)
     except NotOfKind as hint:
         raise ConfigError(f"--{key}={text} must be {kind.allowed}.{hint}") from None
+    if read is None:
+        return "null"
     if _same(read, _parsed(key, text, quietly=True)):
         return text
     return str(read) if isinstance(read, bool) else json.dumps(read, ensure_ascii=False)

@@ -174,7 +174,8 @@ def test_options_of_other_mixers(run_recipe: RunRecipe) -> None:
 def test_starts_from_another_run(run_recipe: RunRecipe, tmp_path: Path) -> None:
     def run(name: str, *options: str) -> dict[str, Any]:
         folder = f"--output_folder={tmp_path / name}"
-        return run_recipe(SMALL, *tiny(SMALL), folder, "--lr=0", "--training_steps=1", *options)
+        still = ["--lr=1.0e-38", "--training_steps=1"]
+        return run_recipe(SMALL, *tiny(SMALL), folder, *still, *options)
 
     first = run("first", "--seed=1")
     started = run("second", "--seed=2", f"--init_from={tmp_path / 'first'}")
@@ -184,7 +185,8 @@ def test_starts_from_another_run(run_recipe: RunRecipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--init_from=.*no checkpoint"):
         run("fourth", f"--init_from={tmp_path / 'nothing'}")
     with pytest.raises(InputError, match="SummaryMixing.*another --init_from"):
-        run("fifth", f"--init_from={tmp_path / 'first'}", "--attention_type=RoPEMHA")
+        options = ["--attention_type=RoPEMHA", "--trust_run=True"]
+        run("fifth", f"--init_from={tmp_path / 'first'}", *options)
 
 
 def test_a_checkpoint_of_another_mixer_is_told(run_recipe: RunRecipe) -> None:

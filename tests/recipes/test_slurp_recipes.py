@@ -207,7 +207,7 @@ def test_starts_from_another_run_and_resumes(
     first = run_recipe(SMALL, *options)
     assert run_recipe(SMALL, *options)["metrics"] == first["metrics"]
     more = [f"--init_from={tmp_path / 'run'}", f"--output_folder={tmp_path / 'b'}"]
-    started = run_recipe(SMALL, *options, "--lr=0", *more)
+    started = run_recipe(SMALL, *options, "--lr=1.0e-38", *more)
     assert started["metrics"]["test_loss"] == pytest.approx(first["metrics"]["test_loss"], 1e-5)
 
 

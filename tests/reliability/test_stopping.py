@@ -4,77 +4,103 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import socket
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-HERE = Path(__file__).parent
-TIMEOUT = 300  # seconds, most of them imports
-WITHOUT_END = ("--number_of_epochs=100000",)
+import pytest
+
+from tests.reliability.conftest import CONTEXT, TIMEOUT
+from tests.reliability.toy_train import run_toy
+
+TOY = Path(__file__).with_name("toy.yaml")
+Start = Callable[..., list[BaseProcess]]
 
 
-def start(folder: Path, *options: str, ranks: int = 1) -> subprocess.Popen[str]:
-    """Start the toy training, in a process group of its own."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command = [sys.executable, *(torchrun if ranks > 1 else ()), str(HERE / "toy_train.py")]
-    command += [str(HERE / "toy.yaml"), f"--output_folder={folder}", "--device=cpu"]
-    python_path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [*command, "--noprogressbar", "--distributed_backend=gloo", *options],
-        env=os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a training that does not end by itself; none outlives the test."""
+    processes: list[BaseProcess] = []
+
+    def start_ranks(name: str, ranks: int = 1) -> list[BaseProcess]:
+        argv = [str(TOY), f"--output_folder={tmp_path / name}", "--number_of_epochs=100000"]
+        argv += ["--device=cpu", "--distributed_backend=gloo", "--noprogressbar"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+        started: list[BaseProcess] = [
+            CONTEXT.Process(
+                target=run_toy,
+                args=(
+                    argv,
+                    {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {},
+                    tmp_path / f"{name}-console{rank}",
+                ),
+            )
+            for rank in range(ranks)
+        ]
+        for process in started:
+            process.start()
+        processes.extend(started)
+        return started
+
+    yield start_ranks
+    for process in processes:
+        process.kill()  # does nothing to those that have ended
+        process.join()
 
 
-def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_a_checkpoint(folder: Path, training: list[BaseProcess]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not list(folder.glob("save/CKPT+*")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        assert all(process.is_alive() for process in training) and time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def stop(process: subprocess.Popen[str], number: int) -> str:
-    """Send a signal as a terminal does, to all; returns what was printed. Nothing may be left."""
-    os.killpg(process.pid, number)
-    try:
-        output, _ = process.communicate(timeout=60)
-        return output
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+def stop(training: list[BaseProcess], number: int, console: Path) -> list[int | None]:
+    """Send a signal as terminals and torchrun do, to all; returns how they end."""
+    for process in training:
+        assert process.pid is not None
+        os.kill(process.pid, number)
+    for process in training:
+        process.join(20)
+    assert "Traceback" not in console.read_text()
+    return [process.exitcode for process in training]
 
 
-def told(output: str, by: str, folder: Path) -> bool:
+def told(console: Path, by: str, folder: Path) -> bool:
     """Whether one line says what happened and how to go on."""
-    (line,) = [line for line in output.splitlines() if line.startswith("Stopped by")]
+    (line,) = [s for s in console.read_text().splitlines() if s.startswith("Stopped by")]
     return line.startswith(f"Stopped by {by}. The last checkpoint is {folder}/save/CKPT+") and (
         line.endswith("the same command goes on from there.")
     )
 
 
-def test_one_training_and_a_second_in_its_folder(tmp_path: Path) -> None:
-    training = start(tmp_path, *WITHOUT_END)
-    wait_for_a_checkpoint(tmp_path, training)
-    second = start(tmp_path, *WITHOUT_END)
-    refused, _ = second.communicate(timeout=TIMEOUT)
-    assert second.returncode == 1 and "Traceback" not in refused
-    assert f"{tmp_path} is in use by process {training.pid} on " in refused
-    assert training.poll() is None, "it does not even notice"
-    output = stop(training, signal.SIGINT)
-    assert training.returncode == 130 and "Traceback" not in output
-    assert told(output, "Ctrl-C", tmp_path)
+def test_one_training_and_a_second_in_its_folder(start: Start, tmp_path: Path) -> None:
+    """The second one may know the folder by another name."""
+    training = start("run")
+    folder = tmp_path / "run"
+    wait_for_a_checkpoint(folder, training)
+    (tmp_path / "again").symlink_to(folder)
+    (second,) = start("again")
+    second.join(TIMEOUT)
+    refused = (tmp_path / "again-console0").read_text()
+    assert second.exitcode == 1 and "Traceback" not in refused
+    assert f"error: {folder} is in use by process {training[0].pid} on " in refused
+    assert training[0].is_alive(), "it does not even notice"
+    console = tmp_path / "run-console0"
+    assert stop(training, signal.SIGINT, console) == [130]
+    assert told(console, "Ctrl-C", folder)
 
 
-def test_ranks_end_together(tmp_path: Path) -> None:
+def test_ranks_end_together(start: Start, tmp_path: Path) -> None:
     """Two ranks count as one in the folder, and neither waits for the other when they are told."""
-    training = start(tmp_path, *WITHOUT_END, ranks=2)
-    wait_for_a_checkpoint(tmp_path, training)
-    began = time.monotonic()
-    output = stop(training, signal.SIGTERM)  # torchrun adds a traceback of its own
-    assert time.monotonic() - began < 30, "torchrun had to kill them"
-    assert training.returncode != 0 and told(output, "SIGTERM", tmp_path)
-    assert "KeyboardInterrupt" not in output and "Terminated" not in output
+    training = start("run", ranks=2)
+    wait_for_a_checkpoint(tmp_path / "run", training)
+    console = tmp_path / "run-console0"
+    assert stop(training, signal.SIGTERM, console) == [143, 143]
+    assert told(console, "SIGTERM", tmp_path / "run")
+    assert "Stopped" not in (tmp_path / "run-console1").read_text()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import speechbrain as sb
 import torch
@@ -47,5 +50,12 @@ def main(argv: Sequence[str]) -> None:
     brain.finish({})
 
 
-if __name__ == "__main__":
+def run_toy(argv: Sequence[str], environment: Mapping[str, str], console: Path) -> None:
+    """What a process does that is started with a command line; it prints into a file."""
+    with console.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    torch.set_num_threads(1)
+    os.environ |= environment
+    sys.argv = [__file__, *argv]
     run(main)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from summarymixing_modules.bench.measure import kept_bytes, peak_bytes
 from summarymixing_modules.ops import attention_blocks
 from summarymixing_modules.ops.attention import attend, naive_attend
-from summarymixing_modules.ops.attention_blocks import attend_in_blocks
+from summarymixing_modules.ops.attention_blocks import FLOP_FORMULAS, attend_in_blocks
 from summarymixing_modules.ops.chunks import Chunks
 
 CHUNKS = [None, Chunks(1), Chunks(1, 3), Chunks(4), Chunks(4, 0), Chunks(7, 2), Chunks(40, 1)]
@@ -139,7 +139,7 @@ def test_operator_obeys_the_rules_of_torch_library(dropout: float) -> None:
 def test_products_are_counted() -> None:
     """2 FLOPs for a multiply-add; 2 products forward, 5 backward, with the keys of each block."""
     qkv = inputs(64)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
         attend(*qkv, None, Chunks(4), SCALE).sum().backward()
     pairs = 2 * 3 * (32 * 32 + 32 * 64)
     assert counter.get_total_flops() == 7 * 2 * 8 * pairs

@@ -74,7 +74,7 @@ def test_every_key_has_a_kind() -> None:
         ("cnn_channels=[64, x]", "a list such as [64, 32], or a whole number from 1 on."),
         ("mixer_options=[d_state]", "options such as {name: value}."),
         ("mixer_options={d_state: 8", "as YAML: while parsing a flow mapping, expected ',' or '}'"),
-        ("wav_augment=yes", "null, or a block of the YAML file."),
+        ("wav_augment=yes", "a block of the YAML file, or null."),
         ("output_folder=", "a path."),
         ("log_config=/nope", "a file that is there."),
         ("device=gpu:1", "cpu, cuda, cuda:1, …. GPUs are called cuda."),

@@ -92,6 +92,8 @@ def test_the_limit_of_steps_is_a_number(recipe: Path) -> None:
     assert load(recipe, "--optimizer_step_limit=20").run_opts.optimizer_step_limit == 20
     assert load(recipe).run_opts.optimizer_step_limit is None
     assert load(recipe, "--optimizer_step_limit=1e3").run_opts.optimizer_step_limit == 1000
+    none = load(recipe, "--optimizer_step_limit=null").run_opts
+    assert none.optimizer_step_limit is None and "optimizer_step_limit" in none.overridden_args
 
 
 def test_run_options_that_take_no_value_may_have_one(recipe: Path) -> None:
@@ -175,6 +177,7 @@ def test_what_a_class_refuses_is_told(recipe: Path) -> None:
         (["--device=cpu", "--device", "cuda"], "--device is given twice"),
         (["--dev=cpu"], "reads --dev as short for --device"),
         (["--d_model"], "--d_model has no value"),
+        (["--d_model=", "5"], "--d_model has no value"),
         (["--d_model", "--debug"], "--d_model has no value"),
         (["--d_model=5", "6"], "What is '6' for?"),
         (["--debug=maybe"], "--debug takes no value"),

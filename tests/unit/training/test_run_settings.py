@@ -101,8 +101,8 @@ def load(file: Path, *flags: str, keys: set[str] | frozenset[str] = KEYS) -> Rec
     return load_recipe([str(file), "--device=cpu", "--noprogressbar", *flags], keys)
 
 
-def train(file: Path, *flags: str) -> OneWeight:
-    """Three batches an epoch, two a step."""
+def train(file: Path, *flags: str, examples: int = 4) -> OneWeight:
+    """A batch for every example, two a step."""
     recipe = load(file, *flags)
     hparams = recipe.hparams
     brain = OneWeight(
@@ -113,7 +113,7 @@ def train(file: Path, *flags: str) -> OneWeight:
         hparams["checkpointer"],
     )
     brain.rates = []
-    batches = torch.ones(4, 1)
+    batches = torch.ones(examples, 1)
     brain.fit(hparams["epoch_counter"], batches, batches)
     return brain
 
@@ -255,6 +255,17 @@ def test_a_longer_training_has_the_rates_of_its_schedule(recipe: Path) -> None:
     again = train(recipe, *longer[:-1])  # now these are the settings of its checkpoints
     assert again.rates == [] and again.history.changes == changes
     assert describe_run(again, recipe.parent / "run")["resumed_with_changes"] == changes
+
+
+def test_other_data_under_the_same_name_are_refused(recipe: Path) -> None:
+    """The corpus is in the same folder, and has grown."""
+    train(recipe, "--number_of_epochs=1")
+    with pytest.raises(InputError, match="trained on other data.*--resume_with_changes=True"):
+        train(recipe, examples=6)
+    brain = train(recipe, "--resume_with_changes=True", examples=6)
+    assert brain.optimizer_step == 4
+    (change,) = brain.history.changes
+    assert [setting["name"] for setting in change["settings"]] == ["training data"]
 
 
 def test_less_than_what_was_done_is_refused(recipe: Path) -> None:
