@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.data.demo_corpus import make_demo_corpus
+from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.test_sets import missing_utterances
 

@@ -17,8 +17,8 @@ from typing import Any
 from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.logger import get_logger
 
+from summarymixing_modules.data.corpora.iemocap import FOLDS
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.data.iemocap import FOLDS
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.brains import ProbingBrain, unchanged
 from summarymixing_modules.probing.encoder import frozen_encoder

@@ -29,7 +29,7 @@ from summarymixing_modules.bench.setup import (
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_spec
 from summarymixing_modules.models import ConvFrontEnd2d, CTCModel, TransformerASR
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.models.widths import matched_width
 
 

@@ -16,7 +16,7 @@ import torch
 from speechbrain.nnet.quantisers import RandomProjectionQuantizer
 
 from summarymixing_modules.bench.measure import paired_ratio, peak_bytes, time_interleaved
-from summarymixing_modules.ops.random_projection import random_projection_codes
+from summarymixing_modules.models.ssl.random_projection import random_projection_codes
 
 FEATURES, CODES, CODE_DIM = 320, 8192, 16
 

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import (
 from summarymixing_modules.bench.measure import peak_bytes
 from summarymixing_modules.bench.setup import DTYPES, TOKEN_RATE
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.valid_frontend import Waveform
+from summarymixing_modules.models.features.valid_frontend import Waveform
 from summarymixing_modules.ops.attention_blocks import FLOP_FORMULAS
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError)

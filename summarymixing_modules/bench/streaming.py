@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.mixers import mixer_spec
 from summarymixing_modules.models import ConvFrontEnd2d, TransducerModel, TransformerASR
 from summarymixing_modules.streaming import LocalFbank, StreamingRecognizer, state_bytes

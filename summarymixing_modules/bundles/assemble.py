@@ -17,11 +17,11 @@ import summarymixing_modules.models  # noqa: F401  (its classes make themselves 
 from summarymixing_modules.bundles.features import assemble_features, load_statistics
 from summarymixing_modules.bundles.limits import build_within, check_finite
 from summarymixing_modules.bundles.manifest import BundleError
-from summarymixing_modules.data.tokenizers import Tokenizer
-from summarymixing_modules.models.classifier import ClassifierModel
-from summarymixing_modules.models.fine_tuned import FineTunedModel  # noqa: F401  (likewise)
-from summarymixing_modules.models.normalization import inner_share
-from summarymixing_modules.models.valid_frontend import Waveform, real_frames
+from summarymixing_modules.data.text.tokenizers import Tokenizer
+from summarymixing_modules.models.asr.fine_tuned import FineTunedModel  # noqa: F401  (likewise)
+from summarymixing_modules.models.features.normalization import inner_share
+from summarymixing_modules.models.features.valid_frontend import Waveform, real_frames
+from summarymixing_modules.models.slu.classifier import ClassifierModel
 
 MODEL_PREFIX = "model."
 NORMALIZE_PREFIX = "normalize."

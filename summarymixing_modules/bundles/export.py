@@ -33,8 +33,8 @@ from summarymixing_modules.bundles.run import RunContent, read_run
 from summarymixing_modules.bundles.speechbrain_files import speechbrain_files
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 from summarymixing_modules.data.files import sync_to_disk
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from summarymixing_modules.bundles.limits import check_feature_sizes
 from summarymixing_modules.bundles.manifest import BundleError
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.normalization import FixedNormalization
-from summarymixing_modules.models.valid_frontend import Waveform
+from summarymixing_modules.models.features.normalization import FixedNormalization
+from summarymixing_modules.models.features.valid_frontend import Waveform
 from summarymixing_modules.streaming.features import LocalFbank
 
 #: Classes of features that a bundle can name.

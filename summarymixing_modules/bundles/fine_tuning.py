@@ -25,9 +25,9 @@ from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architec
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
+from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
 from summarymixing_modules.models.describe import build, describe
-from summarymixing_modules.models.fine_tuned import FineTunedModel
-from summarymixing_modules.models.normalization import FixedNormalization
+from summarymixing_modules.models.features.normalization import FixedNormalization
 
 logger = get_logger(__name__)
 

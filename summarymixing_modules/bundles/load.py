@@ -19,8 +19,8 @@ from summarymixing_modules.bundles.assemble import (
 )
 from summarymixing_modules.bundles.kinds import CLASSIFIER, RECOGNISER, require_kind
 from summarymixing_modules.bundles.manifest import CONFIG, WEIGHTS, BundleError, BundleFiles
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 
 #: kind of tokenizer → (what reads its file, the file in a bundle)
 TOKENIZERS: dict[str, tuple[Callable[[Path], Tokenizer], str]] = {

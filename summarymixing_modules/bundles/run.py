@@ -47,15 +47,19 @@ from summarymixing_modules.bundles.kinds import (
     require_kind,
 )
 from summarymixing_modules.data.manifest import read_manifest
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.data.subset import subset_path
-from summarymixing_modules.data.tokenizers import LIBRISPEECH_CHARACTERS, CharTokenizer, Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import (
+    LIBRISPEECH_CHARACTERS,
+    CharTokenizer,
+    Tokenizer,
+)
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel
 from summarymixing_modules.models.acoustic import architecture_of
-from summarymixing_modules.models.classifier import ClassifierModel
+from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
 from summarymixing_modules.models.describe import build, describe
-from summarymixing_modules.models.fine_tuned import FineTunedModel
+from summarymixing_modules.models.slu.classifier import ClassifierModel
 from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain

@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 
 YAML_FILE, STREAMING_FILE = "hyperparams.yaml", "streaming.yaml"
 ENCODER_FILE, TOKENIZER_FILE = "encoder.ckpt", "tokenizer.ckpt"

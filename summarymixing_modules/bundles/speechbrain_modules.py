@@ -21,7 +21,7 @@ from torch import Tensor
 
 from summarymixing_modules.bundles.assemble import AcousticModel, assemble_acoustics
 from summarymixing_modules.bundles.load import TOKENIZERS, read_tensors
-from summarymixing_modules.data.tokenizers import Tokenizer
+from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel, CTCModel, TransducerModel
 from summarymixing_modules.streaming.recognizer import RecognizerState, StreamingRecognizer

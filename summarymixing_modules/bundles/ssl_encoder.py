@@ -25,8 +25,8 @@ from summarymixing_modules.bundles.manifest import is_trusted_run
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import ARCHITECTURE, AcousticEncoder, HiddenStates
 from summarymixing_modules.models.describe import build
-from summarymixing_modules.models.frontend import RUNNING
-from summarymixing_modules.models.valid_frontend import real_frames
+from summarymixing_modules.models.features.frontend import RUNNING
+from summarymixing_modules.models.features.valid_frontend import real_frames
 
 
 class SSLEncoder(nn.Module):

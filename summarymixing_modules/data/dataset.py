@@ -16,7 +16,7 @@ from summarymixing_modules.data.bad_audio import TEST_FLAG, BadAudioLog
 from summarymixing_modules.data.manifest import Manifest, ManifestError, read_manifest
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.preparation import left_out
-from summarymixing_modules.data.tokenizers import Tokenizer
+from summarymixing_modules.data.text.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.decoding import Token, align_ctc, best_path
 from summarymixing_modules.models import AttentionCTCModel, CTCModel, TransducerModel
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 
 #: (model, normalised features (B, T, F), real frames (B,)) → tokens of each utterance
 Decoder = Callable[[Any, Tensor, Tensor], list[list[Token]]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.functional import forced_align
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX, Tokenizer
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, Tokenizer
 
 
 @dataclass(frozen=True)

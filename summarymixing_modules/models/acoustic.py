@@ -14,7 +14,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
 from summarymixing_modules.models.describe import describable, describe
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.models.transformer_asr import TransformerASR
 
 #: Arguments of the transformer that tell encoders apart.

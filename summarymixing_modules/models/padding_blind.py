@@ -15,7 +15,7 @@ from speechbrain.nnet.pooling import StatisticsPooling
 from torch import Tensor, nn
 
 from summarymixing_modules.encoders.batch_norm import MaskedBatchNorm
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.ops.pooling import chunk_moments, mean_and_deviation
 
 

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_spec
-from summarymixing_modules.models.frontend import ConvFrontEnd2d
+from summarymixing_modules.models.features.frontend import ConvFrontEnd2d
 from summarymixing_modules.models.widths import (
     WIDTH_ERRORS,
     OpenWidthModel,

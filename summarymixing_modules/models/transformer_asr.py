@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from summarymixing_modules.encoders import ContextNetEncoder
 from summarymixing_modules.encoders.base import EncoderStreamingContext, MixerEncoder
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.asr.summary_decoder import DecoderState, MixerDecoder
 from summarymixing_modules.models.describe import describable
 from summarymixing_modules.models.encoder_choice import (
     ENCODERS,
     init_outside_mixers,
     make_encoder,
 )
-from summarymixing_modules.models.frontend import lengths_to_padding
-from summarymixing_modules.models.summary_decoder import DecoderState, MixerDecoder
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.ops.positions import sine_positions
 
 

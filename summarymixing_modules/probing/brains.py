@@ -23,8 +23,8 @@ from speechbrain.utils.distributed import if_main_process
 from torch import Tensor
 from torch.nn import functional as F
 
+from summarymixing_modules.data.corpora.voxceleb import Trial
 from summarymixing_modules.data.labels import UNSEEN
-from summarymixing_modules.data.voxceleb import Trial
 from summarymixing_modules.models.acoustic import HiddenStates
 from summarymixing_modules.probing.encoder import FrozenEncoder
 from summarymixing_modules.probing.verification import error_rates, write_scores

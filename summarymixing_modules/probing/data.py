@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from summarymixing_modules.data.common_voice import prepare_common_voice
-from summarymixing_modules.data.iemocap import TASK as EMOTION
-from summarymixing_modules.data.iemocap import prepare_iemocap
+from summarymixing_modules.data.corpora.common_voice import prepare_common_voice
+from summarymixing_modules.data.corpora.iemocap import TASK as EMOTION
+from summarymixing_modules.data.corpora.iemocap import prepare_iemocap
+from summarymixing_modules.data.corpora.voxceleb import TASK as SPEAKER
+from summarymixing_modules.data.corpora.voxceleb import Trial, prepare_voxceleb, read_trials
 from summarymixing_modules.data.labels import Labels
-from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
-from summarymixing_modules.data.voxceleb import TASK as SPEAKER
-from summarymixing_modules.data.voxceleb import Trial, prepare_voxceleb, read_trials
+from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.probing.verification import collate_crops
 from summarymixing_modules.training.asr_data import (
     ASRData,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from summarymixing_modules.encoders.contextnet import ContextNet
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.ops.summary import utterance_mean
 
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from summarymixing_modules.data.corpora.iemocap import CLASSES, FOLDS, TASK, prepare_iemocap
+from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.dataset import make_datasets
-from summarymixing_modules.data.iemocap import CLASSES, FOLDS, TASK, prepare_iemocap
 from summarymixing_modules.data.labelled import annotations_of, read_annotations
-from summarymixing_modules.data.librispeech import prepare_librispeech
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.data.subset import subset_path, write_subset
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 
 TRAIN_SET, TEST_SET = "train-clean-100", "test-clean"

@@ -17,8 +17,8 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 from torch import Tensor
 from tqdm import tqdm
 
-from summarymixing_modules.data.iemocap import CLASSES, FOLDS, speakers_of_fold
-from summarymixing_modules.data.tokenizers import BLANK_INDEX
+from summarymixing_modules.data.corpora.iemocap import CLASSES, FOLDS, speakers_of_fold
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.layer_data import (
     TEST_SET,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.probing.states import StateBatch
 
 #: A regression has converged when no partial derivative of its objective is larger.

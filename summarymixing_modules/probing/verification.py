@@ -12,9 +12,9 @@ from speechbrain.utils.metric_stats import EER, minDCF
 from torch import Tensor
 
 from summarymixing_modules.data.batching import EmptyBatch, collate
+from summarymixing_modules.data.corpora.voxceleb import Trial
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.manifest import ManifestError
-from summarymixing_modules.data.voxceleb import Trial
 
 
 def collate_crops(examples: list[dict[str, Any]], samples: int) -> PaddedBatch | EmptyBatch:

@@ -21,7 +21,7 @@ from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Chunks, Mixer
 from summarymixing_modules.models import CTCModel, TransducerModel
-from summarymixing_modules.models.frontend import (
+from summarymixing_modules.models.features.frontend import (
     RUNNING,
     ConvFrontEnd,
     FrontEndState,

@@ -14,7 +14,7 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import InputNormalization
 from torch import Tensor, nn
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX, Tokenizer
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import CTCModel, TransducerModel
 from summarymixing_modules.streaming.encoder import EncoderState, StreamingEncoder

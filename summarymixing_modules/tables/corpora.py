@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from summarymixing_modules.data.demo_corpus import make_demo_corpus
+from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.demo import DEV_SHARE, TEST_SHARE
 from summarymixing_modules.tables.schema import Table, TableError
 from summarymixing_modules.training.options import did_you_mean

@@ -13,9 +13,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import ErrorRateStats
 from torch import Tensor
 
-from summarymixing_modules.data.tokenizers import Tokenizer
-from summarymixing_modules.models.frontend import RUNNING
-from summarymixing_modules.models.valid_frontend import real_frames
+from summarymixing_modules.data.text.tokenizers import Tokenizer
+from summarymixing_modules.models.features.frontend import RUNNING
+from summarymixing_modules.models.features.valid_frontend import real_frames
 from summarymixing_modules.training.asr_data import AudioData, with_train
 from summarymixing_modules.training.ctc_lengths import report_too_short, too_short_for_ctc
 from summarymixing_modules.training.error_rates import ErrorRate, split_words

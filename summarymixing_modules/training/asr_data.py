@@ -18,11 +18,11 @@ from speechbrain.utils.logger import get_logger
 from torch import distributed
 
 from summarymixing_modules.data.batching import collate, make_batch_sampler
+from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
-from summarymixing_modules.data.librispeech import prepare_librispeech
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
-from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
-from summarymixing_modules.data.tokenizers import Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
+from summarymixing_modules.data.text.tokenizers import Tokenizer
 
 logger = get_logger(__name__)
 

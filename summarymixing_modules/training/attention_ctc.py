@@ -15,8 +15,8 @@ from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
-from summarymixing_modules.models.attention_ctc import (
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
+from summarymixing_modules.models.asr.attention_ctc import (
     AttentionCTCModel,
     AttentionCTCOutput,
     BeamSearcher,

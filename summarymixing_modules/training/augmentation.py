@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchaudio.transforms import Resample
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.ops.summary import masked
 
 #: Of cubic convolution (Keys, 1981), as in torch's "bicubic".

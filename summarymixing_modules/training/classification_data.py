@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 
 from speechbrain.utils.distributed import run_on_main
 
+from summarymixing_modules.data.corpora.slurp import prepare_slurp
+from summarymixing_modules.data.corpora.speech_commands import CommandsTask, prepare_speech_commands
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.labels import Labels, add_targets, report_unseen
-from summarymixing_modules.data.slurp import prepare_slurp
-from summarymixing_modules.data.speech_commands import CommandsTask, prepare_speech_commands
 from summarymixing_modules.training.asr_data import (
     AUDIO_KEYS,
     AudioData,

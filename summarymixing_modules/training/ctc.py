@@ -11,7 +11,7 @@ import speechbrain as sb
 from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
 from torch import Tensor
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.training.asr import RecognitionBrain
 
 

@@ -18,7 +18,7 @@ from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.files import write_csv
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
-from summarymixing_modules.data.tokenizers import Tokenizer
+from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 
 logger = get_logger(__name__)

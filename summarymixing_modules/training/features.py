@@ -13,9 +13,9 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.frontend import lengths_to_padding
-from summarymixing_modules.models.normalization import inner_share
-from summarymixing_modules.models.valid_frontend import real_frames
+from summarymixing_modules.models.features.frontend import lengths_to_padding
+from summarymixing_modules.models.features.normalization import inner_share
+from summarymixing_modules.models.features.valid_frontend import real_frames
 from summarymixing_modules.training.augmentation import absolute_lengths
 from summarymixing_modules.training.brain import SafeBrain
 

@@ -24,7 +24,7 @@ from summarymixing_modules.bundles.kinds import (
 from summarymixing_modules.bundles.load import load_bundle
 from summarymixing_modules.bundles.manifest import CONFIG, BundleFiles, is_bundle
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architecture
-from summarymixing_modules.data.tokenizers import Tokenizer
+from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.training.averaging import is_end_of_epoch, load_average

@@ -17,9 +17,13 @@ from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from torch.nn import functional as F
 
-from summarymixing_modules.data.librispeech_tree import corpus_root, read_split, split_folder
-from summarymixing_modules.data.text import LineBatchSampler, LineDataset, build_line_store
-from summarymixing_modules.data.tokenizers import BLANK_INDEX, Tokenizer
+from summarymixing_modules.data.corpora.librispeech_tree import (
+    corpus_root,
+    read_split,
+    split_folder,
+)
+from summarymixing_modules.data.text.lines import LineBatchSampler, LineDataset, build_line_store
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.lm_folder import load_tokenizer, save_language_model

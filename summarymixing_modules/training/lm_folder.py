@@ -16,11 +16,11 @@ import safetensors
 import safetensors.torch
 
 from summarymixing_modules.data.files import sync_to_disk, write_atomically
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.asr.language_model import LanguageModel
 from summarymixing_modules.models.describe import build, describe
-from summarymixing_modules.models.language_model import LanguageModel
 
 _FORMAT = "summarymixing-language-model"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"

@@ -16,11 +16,11 @@ from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import read_manifest, write_manifest
 from summarymixing_modules.data.preparation import left_out, note_left_out
-from summarymixing_modules.data.semantics import Semantics, parse_semantics, semantics_from
-from summarymixing_modules.data.sentencepiece_tokenizer import build_tokenizer
-from summarymixing_modules.data.tokenizers import BOS_INDEX, EOS_INDEX, Tokenizer
-from summarymixing_modules.models.attention_ctc import BeamSearcher
-from summarymixing_modules.models.patient_search import PatientBeamSearcher
+from summarymixing_modules.data.text.semantics import Semantics, parse_semantics, semantics_from
+from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
+from summarymixing_modules.data.text.tokenizers import BOS_INDEX, EOS_INDEX, Tokenizer
+from summarymixing_modules.models.asr.attention_ctc import BeamSearcher
+from summarymixing_modules.models.asr.patient_search import PatientBeamSearcher
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, build_data
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, Searcher
 from summarymixing_modules.training.classification_data import slurp_manifests

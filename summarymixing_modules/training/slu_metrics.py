@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from summarymixing_modules.data.semantics import Entity, Semantics
+from summarymixing_modules.data.text.semantics import Entity, Semantics
 
 Distance = Callable[[str, str], float]
 

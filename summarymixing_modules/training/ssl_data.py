@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from summarymixing_modules.data.librilight import prepare_librilight
+from summarymixing_modules.data.corpora.librilight import prepare_librilight
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.training.asr_data import (
     AUDIO_KEYS,

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import speechbrain as sb
 from torch import Tensor, nn
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
-from summarymixing_modules.models.transducer import TransducerOutput
-from summarymixing_modules.models.transducer_loss import transducer_loss
-from summarymixing_modules.models.transducer_search import BoundedBeamSearcher
+from summarymixing_modules.models.asr.transducer import TransducerOutput
+from summarymixing_modules.models.asr.transducer_loss import transducer_loss
+from summarymixing_modules.models.asr.transducer_search import BoundedBeamSearcher
 from summarymixing_modules.training.asr import RecognitionBrain
 
 

@@ -9,7 +9,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
 
-from summarymixing_modules.models.wav2vec2 import Wav2Vec2Output
+from summarymixing_modules.models.ssl.wav2vec2 import Wav2Vec2Output
 from summarymixing_modules.training.pretraining import Monitor, PretrainingBrain
 
 logger = get_logger(__name__)

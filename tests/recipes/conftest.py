@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from summarymixing_modules.bundles import export_bundle
-from summarymixing_modules.data.demo_corpus import make_demo_corpus
-from summarymixing_modules.data.iemocap import SPEAKERS
+from summarymixing_modules.data.corpora.iemocap import SPEAKERS
+from summarymixing_modules.data.demo.corpus import make_demo_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"

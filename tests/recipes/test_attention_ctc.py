@@ -17,7 +17,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.attention_ctc import AttentionCTCOutput
+from summarymixing_modules.models.asr.attention_ctc import AttentionCTCOutput
 from summarymixing_modules.training.attention_ctc import joint_loss
 from summarymixing_modules.training.yaml_checks import read_recipe
 from tests.ranks import run_on_two_ranks

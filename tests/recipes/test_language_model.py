@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.language_model import LanguageModel
+from summarymixing_modules.models.asr.language_model import LanguageModel
 from summarymixing_modules.training.lm_folder import save_language_model
 from tests.ranks import run_on_two_ranks
 from tests.recipes.tiny import built

@@ -16,7 +16,7 @@ import soundfile
 from summarymixing_modules.bundles import export_bundle
 from summarymixing_modules.cli import main
 from summarymixing_modules.data.labelled import annotations_of
-from summarymixing_modules.data.semantics import parse_semantics, semantics_from
+from summarymixing_modules.data.text.semantics import parse_semantics, semantics_from
 from summarymixing_modules.errors import InputError
 from tests.ranks import run_on_two_ranks
 from tests.recipes.tiny import TINY_SIZES, flags_for

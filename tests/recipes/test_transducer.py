@@ -16,7 +16,7 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.streaming import StreamingRecognizer
 from tests.ranks import console_of, run_on_two_ranks

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from summarymixing_modules.data.demo_corpus import make_demo_corpus
+from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from tests.ranks import said_by, start_ranks, wait_for
 from tests.recipes.tiny import TINY_SIZES, flags_for
 from tests.reliability.recipe_run import run_rank

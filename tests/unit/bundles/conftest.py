@@ -20,7 +20,7 @@ from summarymixing_modules.bundles.features import (
 )
 from summarymixing_modules.bundles.manifest import MANIFEST, make_manifest
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
 from summarymixing_modules.models.describe import describe
 

@@ -18,7 +18,7 @@ import torch
 from summarymixing_modules.bundles import BundleError, export_bundle, load_bundle, load_model
 from summarymixing_modules.bundles.export import write_bundle
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.errors import InputError
 
 Forge = Callable[..., Path]

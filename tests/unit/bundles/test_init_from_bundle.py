@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.models import CTCModel
 from summarymixing_modules.models.describe import build
 from summarymixing_modules.training.initialisation import initialise_from

@@ -22,14 +22,14 @@ from summarymixing_modules.bundles.features import (
 )
 from summarymixing_modules.bundles.kinds import describe_encoder
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_names
 from summarymixing_modules.models import AttentionCTCModel, ConvFrontEnd1d, TransformerASR
 from summarymixing_modules.models.acoustic import AcousticEncoder
-from summarymixing_modules.models.best_rq import BestRQModel
 from summarymixing_modules.models.describe import describe
-from summarymixing_modules.models.valid_frontend import ValidConvFrontEnd, Waveform
+from summarymixing_modules.models.features.valid_frontend import ValidConvFrontEnd, Waveform
+from summarymixing_modules.models.ssl.best_rq import BestRQModel
 
 SIZE: dict[str, Any] = {"d_model": 8, "nhead": 2, "num_encoder_layers": 3, "d_ffn": 16}
 LENGTHS_B = torch.tensor([8000, 4321, 5600])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.data.demo_corpus import make_demo_corpus
+from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.data.manifest import DATA_ROOT, Row, write_manifest
 
 #: Sentences for train, dev and test.

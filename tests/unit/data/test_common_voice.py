@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.data import common_voice
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
-from summarymixing_modules.data.common_voice import RELEASE, prepare_common_voice
-from summarymixing_modules.data.common_voice_text import normalise_sentence
+from summarymixing_modules.data.corpora import common_voice
+from summarymixing_modules.data.corpora.common_voice import RELEASE, prepare_common_voice
+from summarymixing_modules.data.corpora.common_voice_text import normalise_sentence
 from summarymixing_modules.data.labelled import LabelledManifests
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
 

@@ -15,11 +15,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.batching import EmptyBatch, collate
+from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
-from summarymixing_modules.data.librispeech import prepare_librispeech
 from summarymixing_modules.data.manifest import ManifestError
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from summarymixing_modules.data.tokenizers import CharTokenizer, TextError, Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, TextError, Tokenizer
 
 ManifestMaker = Callable[..., Path]
 DURATIONS = [0.5, 0.2, 0.9, 0.4, 0.3, 0.8]

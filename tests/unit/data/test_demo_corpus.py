@@ -14,11 +14,12 @@ import soundfile
 
 pytest.importorskip("espeakng_loader", reason="the demo corpus needs espeakng-loader")
 
-from summarymixing_modules.data import demo_corpus, demo_speech
-from summarymixing_modules.data.demo_corpus import DemoCorpusError, make_demo_corpus
-from summarymixing_modules.data.demo_grammar import make_sentences
-from summarymixing_modules.data.demo_speech import SPEAKERS_PER_VARIANT, cast, split_variants
-from summarymixing_modules.data.espeak import EspeakError, voice_variants
+from summarymixing_modules.data.demo import corpus as demo_corpus
+from summarymixing_modules.data.demo import speech as demo_speech
+from summarymixing_modules.data.demo.corpus import DemoCorpusError, make_demo_corpus
+from summarymixing_modules.data.demo.espeak import EspeakError, voice_variants
+from summarymixing_modules.data.demo.grammar import make_sentences
+from summarymixing_modules.data.demo.speech import SPEAKERS_PER_VARIANT, cast, split_variants
 
 #: Sentences for train, dev and test.
 TINY = (12, 3, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from summarymixing_modules.data.demo_grammar import (
+from summarymixing_modules.data.demo.grammar import (
     MAX_WORDS,
     MIN_WORDS,
     make_sentences,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("espeakng_loader", reason="speech synthesis needs espeakng-loader")
 
-from summarymixing_modules.data import espeak
-from summarymixing_modules.data.espeak import ACCENTS, EspeakError, speak, voice_variants
+from summarymixing_modules.data.demo import espeak
+from summarymixing_modules.data.demo.espeak import ACCENTS, EspeakError, speak, voice_variants
 
 SENTENCE = "We'll find seven green apples behind the old church."
 

@@ -9,7 +9,12 @@ import pytest
 import soundfile
 
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
-from summarymixing_modules.data.iemocap import FOLDS, SPEAKERS, prepare_iemocap, speakers_of_fold
+from summarymixing_modules.data.corpora.iemocap import (
+    FOLDS,
+    SPEAKERS,
+    prepare_iemocap,
+    speakers_of_fold,
+)
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
 from summarymixing_modules.data.preparation import left_out

@@ -14,11 +14,11 @@ import pytest
 import soundfile
 import torch
 
-from summarymixing_modules.data import librilight_parts
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
+from summarymixing_modules.data.corpora import librilight_parts
+from summarymixing_modules.data.corpora.librilight import LibriLightManifests, prepare_librilight
 from summarymixing_modules.data.dataset import make_datasets
-from summarymixing_modules.data.librilight import LibriLightManifests, prepare_librilight
 from summarymixing_modules.data.manifest import (
     DATA_ROOT,
     ManifestError,

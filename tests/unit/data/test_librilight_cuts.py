@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from summarymixing_modules.data.librilight_cuts import CutSettings, Span, cut_by_voice
+from summarymixing_modules.data.corpora.librilight_cuts import CutSettings, Span, cut_by_voice
 from summarymixing_modules.errors import InputError
 
 

@@ -12,9 +12,10 @@ import pytest
 import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from summarymixing_modules.data import librispeech, preparation
+from summarymixing_modules.data import preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
-from summarymixing_modules.data.librispeech import LibriSpeechManifests, prepare_librispeech
+from summarymixing_modules.data.corpora import librispeech
+from summarymixing_modules.data.corpora.librispeech import LibriSpeechManifests, prepare_librispeech
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
 
 TRAIN = "train-clean-100"

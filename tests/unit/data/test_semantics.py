@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from summarymixing_modules.data.semantics import (
+from summarymixing_modules.data.text.semantics import (
     Entity,
     Semantics,
     parse_semantics,

@@ -15,10 +15,10 @@ import soundfile
 
 from summarymixing_modules.data import preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
+from summarymixing_modules.data.corpora.slurp import prepare_slurp, read_split
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
 from summarymixing_modules.data.preparation import left_out
-from summarymixing_modules.data.slurp import prepare_slurp, read_split
 
 WORDS = "wake me up at Seven AM".split()
 

@@ -11,12 +11,12 @@ import pytest
 import soundfile
 
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
-from summarymixing_modules.data.speech_commands import (
+from summarymixing_modules.data.corpora.speech_commands import (
     CommandsTask,
     prepare_speech_commands,
 )
+from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
+from summarymixing_modules.data.manifest import ManifestError, read_manifest
 
 WORDS = ("yes", "no", "cat", "dog")
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from summarymixing_modules.data.text import (
+from summarymixing_modules.data.text.lines import (
     LineBatchSampler,
     LineDataset,
     LineStore,
     build_line_store,
 )
-from summarymixing_modules.data.tokenizers import CharTokenizer, TextError
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, TextError
 
 
 def test_lines_come_back_clean(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from summarymixing_modules.data.demo_grammar import make_sentences
+from summarymixing_modules.data.demo.grammar import make_sentences
 from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Row, write_manifest
-from summarymixing_modules.data.sentencepiece_tokenizer import (
+from summarymixing_modules.data.text.sentencepiece_tokenizer import (
     SentencePieceTokenizer,
     build_tokenizer,
 )
-from summarymixing_modules.data.tokenizers import CharTokenizer, TextError, Tokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, TextError, Tokenizer
 
 TEXTS = [sentence.text for sentence in make_sentences(150, seed=1)]
 

@@ -9,9 +9,13 @@ import pytest
 import soundfile
 
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
+from summarymixing_modules.data.corpora.voxceleb import (
+    VoxCelebManifests,
+    prepare_voxceleb,
+    read_trials,
+)
 from summarymixing_modules.data.labelled import read_annotations
 from summarymixing_modules.data.manifest import ManifestError, read_manifest
-from summarymixing_modules.data.voxceleb import VoxCelebManifests, prepare_voxceleb, read_trials
 
 TRAINED, TESTED = ("id10001", "id10002", "id10003"), ("id10270", "id10271")
 

@@ -20,7 +20,7 @@ from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import UnsupportedByMixer, build_mixer, mixer_names, mixer_spec
 from summarymixing_modules.mixers.registry import MixerSize
-from summarymixing_modules.models.summary_decoder import MixerDecoder
+from summarymixing_modules.models.asr.summary_decoder import MixerDecoder
 
 D = 32
 KINDS: dict[str, Callable[..., MixerEncoder]] = {

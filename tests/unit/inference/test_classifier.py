@@ -22,8 +22,8 @@ from summarymixing_modules.data.audio import AudioError
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Classifier
 from summarymixing_modules.models import ConvFrontEnd1d, TransformerASR
-from summarymixing_modules.models.classifier import ClassifierModel
 from summarymixing_modules.models.describe import describe
+from summarymixing_modules.models.slu.classifier import ClassifierModel
 
 RATE = 16000
 LABELS = {"scenario": ["alarm", "music", "play"], "action": ["query", "set"]}

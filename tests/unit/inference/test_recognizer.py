@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.bundles import LoadedBundle
 from summarymixing_modules.data.audio import AudioError
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Recognizer, decoders
 from summarymixing_modules.inference.stream import StreamTranscriber, open_microphone

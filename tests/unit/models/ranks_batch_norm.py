@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.encoders import ContextNetEncoder
 from summarymixing_modules.encoders.batch_norm import MaskedBatchNorm
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.probing.heads import ContextNetCTCHead
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead
 

@@ -12,7 +12,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel, ConvFrontEnd1d, TransformerASR
-from summarymixing_modules.models.attention_ctc import BeamSearcher, GreedySearcher
+from summarymixing_modules.models.asr.attention_ctc import BeamSearcher, GreedySearcher
 
 VOCABULARY, FRAMES = 11, 50
 MARKS = {"bos_index": 1, "eos_index": 2, "min_decode_ratio": 0.0, "max_decode_ratio": 1.0}

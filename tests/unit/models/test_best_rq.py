@@ -10,8 +10,8 @@ from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd2d, TransformerASR
-from summarymixing_modules.models.best_rq import BestRQModel, RandomProjectionQuantiser
-from summarymixing_modules.ops.block_masks import draw_block_masks
+from summarymixing_modules.models.ssl.best_rq import BestRQModel, RandomProjectionQuantiser
+from summarymixing_modules.models.ssl.block_masks import draw_block_masks
 
 LENGTHS = torch.tensor([61, 40, 23])
 

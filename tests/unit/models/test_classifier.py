@@ -11,13 +11,13 @@ from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransformerASR
-from summarymixing_modules.models.classifier import (
+from summarymixing_modules.models.describe import build, describe
+from summarymixing_modules.models.slu.classifier import (
     POOLINGS,
     AttentiveStatisticsPooling,
     ClassifierModel,
     MeanPooling,
 )
-from summarymixing_modules.models.describe import build, describe
 
 LENGTHS = torch.tensor([50, 23, 41])
 

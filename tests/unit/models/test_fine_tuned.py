@@ -12,9 +12,9 @@ from torch import nn
 
 from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
 from summarymixing_modules.models.acoustic import AcousticEncoder
+from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
 from summarymixing_modules.models.describe import build, describe
-from summarymixing_modules.models.fine_tuned import FineTunedModel
-from summarymixing_modules.models.normalization import FixedNormalization
+from summarymixing_modules.models.features.normalization import FixedNormalization
 
 SIZE: dict[str, Any] = {"d_model": 8, "nhead": 2, "num_encoder_layers": 2, "d_ffn": 16}
 X_BTF, LENGTHS_B = torch.randn(2, 40, 20), torch.tensor([40, 25])

@@ -7,7 +7,7 @@ import torch
 from speechbrain.nnet.quantisers import GumbelVectorQuantizer
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.gumbel_quantiser import GumbelQuantiser
+from summarymixing_modules.models.ssl.gumbel_quantiser import GumbelQuantiser
 
 
 def make(**options: object) -> GumbelQuantiser:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.huggingface import HuggingFaceEncoder
+from summarymixing_modules.models.ssl.huggingface import HuggingFaceEncoder
 from summarymixing_modules.probing.encoder import frozen_encoder, is_huggingface
 
 

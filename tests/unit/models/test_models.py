@@ -16,7 +16,7 @@ from summarymixing_modules.models import (
     CTCModel,
     TransformerASR,
 )
-from summarymixing_modules.models.ctc import feature_lengths
+from summarymixing_modules.models.asr.ctc import feature_lengths
 from summarymixing_modules.ops.positions import sine_positions
 
 

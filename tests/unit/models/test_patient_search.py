@@ -9,8 +9,8 @@ import torch
 from speechbrain.nnet.linear import Linear
 from torch import Tensor, nn
 
-from summarymixing_modules.models.attention_ctc import BeamSearcher
-from summarymixing_modules.models.patient_search import PatientBeamSearcher
+from summarymixing_modules.models.asr.attention_ctc import BeamSearcher
+from summarymixing_modules.models.asr.patient_search import PatientBeamSearcher
 
 BOS, EOS, LONG, SHORT = 1, 2, 3, 4
 LENGTH = 6

@@ -27,7 +27,7 @@ from summarymixing_modules.mixers import (
     mixer_spec,
 )
 from summarymixing_modules.models import ConvFrontEnd2d, MixerDecoder, TransformerASR
-from summarymixing_modules.models.summary_decoder import row_picker
+from summarymixing_modules.models.asr.summary_decoder import row_picker
 
 D, V, BOS, EOS = 32, 12, 1, 2
 

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import SummaryMixing, mixer_names, mixer_spec
 from summarymixing_modules.mixers.adapter import HostAdapter
-from summarymixing_modules.models.distillation import LayerwiseDistillation, missed_variance
-from summarymixing_modules.models.swap import swap_mixer
+from summarymixing_modules.models.conversion.distillation import (
+    LayerwiseDistillation,
+    missed_variance,
+)
+from summarymixing_modules.models.conversion.swap import swap_mixer
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.ops.chunks import Chunks, visible_TT
 from summarymixing_modules.ops.masks import chunks_of_mask

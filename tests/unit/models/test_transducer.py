@@ -9,18 +9,18 @@ import torch
 from speechbrain.decoders.transducer import TransducerBeamSearcher
 from torch import Tensor
 
-from summarymixing_modules.data import tokenizers
+from summarymixing_modules.data.text import tokenizers
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransducerModel, TransformerASR
 from summarymixing_modules.models import transducer_loss as losses
-from summarymixing_modules.models.describe import build, describe
-from summarymixing_modules.models.frontend import lengths_to_padding
-from summarymixing_modules.models.transducer_loss import (
+from summarymixing_modules.models.asr.transducer_loss import (
     BLANK_INDEX,
     plain_transducer_loss,
     transducer_loss,
 )
-from summarymixing_modules.models.transducer_search import BoundedBeamSearcher
+from summarymixing_modules.models.asr.transducer_search import BoundedBeamSearcher
+from summarymixing_modules.models.describe import build, describe
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 
 V = 7
 LENGTHS, TOKEN_LENGTHS = torch.tensor([6, 9, 1, 4]), torch.tensor([3, 5, 0, 6])

@@ -9,7 +9,7 @@ from speechbrain.lobes.models.wav2vec import W2VLatentExtractor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.describe import build, describe
-from summarymixing_modules.models.valid_frontend import (
+from summarymixing_modules.models.features.valid_frontend import (
     ValidConvFrontEnd,
     Waveform,
     features_for,

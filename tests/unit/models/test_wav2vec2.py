@@ -10,10 +10,10 @@ from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import TransformerASR
-from summarymixing_modules.models.valid_frontend import frontend_for
-from summarymixing_modules.models.wav2vec2 import Wav2Vec2Model
-from summarymixing_modules.ops.negatives import draw_negatives
-from summarymixing_modules.ops.span_masks import draw_span_masks
+from summarymixing_modules.models.features.valid_frontend import frontend_for
+from summarymixing_modules.models.ssl.negatives import draw_negatives
+from summarymixing_modules.models.ssl.span_masks import draw_span_masks
+from summarymixing_modules.models.ssl.wav2vec2 import Wav2Vec2Model
 
 FRAMES = torch.tensor([60, 38, 21])  # of the front end
 LENGTHS = 2 * FRAMES + 5  # of the features

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from summarymixing_modules.data.corpora.voxceleb import Trial
 from summarymixing_modules.data.manifest import ManifestError
-from summarymixing_modules.data.voxceleb import Trial
 from summarymixing_modules.probing.verification import collate_crops, error_rates
 
 

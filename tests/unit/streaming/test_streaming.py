@@ -14,7 +14,7 @@ from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from summarymixing_modules.data.tokenizers import BLANK_INDEX, CharTokenizer
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, CharTokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import (
     Mixer,
@@ -31,8 +31,8 @@ from summarymixing_modules.models import (
     TransducerModel,
     TransformerASR,
 )
-from summarymixing_modules.models.ctc import feature_lengths
-from summarymixing_modules.models.frontend import lengths_to_padding
+from summarymixing_modules.models.asr.ctc import feature_lengths
+from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.streaming import (
     LocalFbank,
     StreamingEncoder,

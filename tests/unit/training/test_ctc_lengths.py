@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from summarymixing_modules.data.manifest import Row, read_manifest, write_manifest
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from summarymixing_modules.data.tokenizers import CharTokenizer, Tokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.frontend import ConvFrontEnd1d, ConvFrontEnd2d
-from summarymixing_modules.models.valid_frontend import ValidConvFrontEnd
+from summarymixing_modules.models.features.frontend import ConvFrontEnd1d, ConvFrontEnd2d
+from summarymixing_modules.models.features.valid_frontend import ValidConvFrontEnd
 from summarymixing_modules.training.ctc_lengths import (
     frames_needed,
     report_too_short,

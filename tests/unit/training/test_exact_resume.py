@@ -14,7 +14,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler, ReproducibleRandomSa
 from speechbrain.utils.seed import seed_everything
 from torch.utils.data import DataLoader, RandomSampler
 
-from summarymixing_modules.data.text import LineBatchSampler
+from summarymixing_modules.data.text.lines import LineBatchSampler
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training import order, resume
 from summarymixing_modules.training.order import EpochOrder, refuse_another_world, with_order

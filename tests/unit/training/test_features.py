@@ -15,7 +15,7 @@ from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
-from summarymixing_modules.models.valid_frontend import Waveform
+from summarymixing_modules.models.features.valid_frontend import Waveform
 from summarymixing_modules.training.augmentation import SpecAugment, SpeedPerturbation
 from summarymixing_modules.training.features import FeatureBrain
 

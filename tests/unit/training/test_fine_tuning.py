@@ -14,7 +14,7 @@ from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransformerASR
-from summarymixing_modules.models.fine_tuned import FineTunedModel
+from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
 from summarymixing_modules.training.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,

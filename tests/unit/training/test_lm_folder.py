@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from summarymixing_modules.data.manifest import Row, write_manifest
-from summarymixing_modules.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from summarymixing_modules.data.tokenizers import CharTokenizer
+from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.language_model import LanguageModel
+from summarymixing_modules.models.asr.language_model import LanguageModel
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
     load_language_model,

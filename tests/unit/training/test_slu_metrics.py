@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from summarymixing_modules.data.semantics import (
+from summarymixing_modules.data.corpora.slurp import read_split
+from summarymixing_modules.data.text.semantics import (
     Entity,
     Semantics,
     parse_semantics,
     semantics_from,
 )
-from summarymixing_modules.data.slurp import read_split
 from summarymixing_modules.training.slu_metrics import (
     Counts,
     SLUScores,

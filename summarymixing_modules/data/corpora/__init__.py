@@ -1,0 +1,1 @@
+"""Corpora: the public layout of each, read, examined and written as manifests."""

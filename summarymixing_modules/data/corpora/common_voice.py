@@ -1,0 +1,227 @@
+"""Common Voice (Ardila et al., "Common Voice: A Massively-Multilingual Speech Corpus", LREC 2020),
+release 11.0: its lists and MP3 clips into manifests, at 16 kHz.
+
+The layout is ``cv-corpus-11.0-2022-09-21/LANGUAGE/{train,dev,test}.tsv`` and ``LANGUAGE/clips``.
+Clips are MP3 of 32 or 48 kHz. They are decoded and resampled once, into FLAC files: decoding and
+resampling them in every epoch would cost more than reading.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from torchaudio.functional import resample
+
+from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, probe_audio
+from summarymixing_modules.data.bad_audio import BadFile
+from summarymixing_modules.data.corpora.common_voice_text import ALPHABETS, normalise_sentence
+from summarymixing_modules.data.labelled import (
+    LabelledManifests,
+)
+from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.preparation import (
+    Listing,
+    Preparation,
+    Utterance,
+    file_state,
+)
+from summarymixing_modules.data.threads import in_threads
+
+logger = logging.getLogger(__name__)
+
+RELEASE = "cv-corpus-11.0-2022-09-21"
+SPLITS = ("train", "dev", "test")
+_COLUMNS = ("client_id", "path", "sentence")
+
+
+def prepare_common_voice(
+    data_folder: str | os.PathLike[str],
+    save_folder: str | os.PathLike[str],
+    clips_folder: str | os.PathLike[str],
+    language: str = "cy",
+    longest: float = 10.0,
+    workers: int = 8,
+    max_bad_fraction: float = 0.01,
+    skip_prep: bool = False,
+    progress: bool = True,
+    test_max_bad_fraction: float = 0.0,
+) -> LabelledManifests:
+    """Write ``cv_LANGUAGE_SPLIT.csv`` for train, dev and test into ``save_folder``.
+
+    Clips that last longer than ``longest`` are left out of all three, as in MP3S. Sentences are
+    normalised, see `normalise_sentence`. Entries that cannot be used (a broken clip, none at all, a
+    sentence with digits) are left out and listed in ``bad_cv_LANGUAGE_SPLIT.csv``.
+
+    A call that was stopped continues after the splits that it had finished and, in the one that it
+    had not, after the clips converted. A finished split is done again if the settings, its list or
+    the list of clips has changed. In a distributed run, call it on the main process only.
+
+    Args:
+        data_folder: the release's folder, its parent, or the folder of the language.
+        save_folder: where to put the manifests.
+        clips_folder: where to put the clips as 16 kHz FLAC; may be shared by many runs.
+        language: ``"cy"`` (Welsh), ``"eu"`` (Basque) or ``"en"``.
+        longest: seconds.
+        workers: threads that convert.
+        max_bad_fraction: part of a split that may be unusable; one entry always may, unless this
+            is 0.
+        skip_prep: take the manifests that are there, unchecked.
+        progress: show progress bars.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
+            set cannot be compared.
+
+    Raises:
+        ManifestError: no corpus, a language that is not known, a malformed list, or no usable
+            entry.
+        TooManyBadFiles: more of a split is unusable than is tolerated.
+    """
+    if language not in ALPHABETS:
+        raise ManifestError(f"--language {language!r}: use one of {', '.join(ALPHABETS)}")
+    save = Path(save_folder)
+    train, valid, test = (save / f"cv_{language}_{split}.csv" for split in SPLITS)
+    manifests = LabelledManifests(train, valid, {"test": test})
+    if skip_prep:
+        return manifests.require()
+    root = _language_folder(Path(data_folder), language)
+    preparation = Preparation(
+        Path(data_folder),
+        save,
+        workers,
+        "header",
+        max_bad_fraction,
+        progress,
+        test_max_bad_fraction=test_max_bad_fraction,
+    )
+    converter = _Converter(root / "clips", Path(clips_folder) / language, language, longest)
+    for split in SPLITS:
+        fingerprint = {
+            "list": [str(root), file_state(root / f"{split}.tsv")],
+            "clips": file_state(root / "clips"),  # a folder changes when files come or go
+            "converted": str(Path(clips_folder).absolute()),
+            "longest": longest,
+        }
+        name = f"cv_{language}_{split}"
+        listing = _lister(preparation, converter, root, split)
+        preparation.prepare(name, fingerprint, listing, split == "test")
+    return manifests
+
+
+def _lister(
+    preparation: Preparation, converter: _Converter, root: Path, split: str
+) -> Callable[[], Listing]:
+    """Lists a split: reads its list and converts its clips."""
+
+    def listing() -> Listing:
+        entries = _read_tsv(root / f"{split}.tsv")
+        title = f"{root.name} {split}"
+        done = list(
+            in_threads(converter, entries, preparation.workers, title, "clip", preparation.progress)
+        )
+        found = Listing(
+            [result for result in done if isinstance(result, Utterance)],
+            [result for result in done if isinstance(result, BadFile)],
+        )
+        long = len(done) - len(found.utterances) - len(found.bad)
+        if long:
+            logger.info(f"{title}: {long} clips last over {converter.longest:g} s, left out")
+        return found
+
+    return listing
+
+
+def _language_folder(data_folder: Path, language: str) -> Path:
+    for root in (data_folder / RELEASE, data_folder):
+        if (root / language / "train.tsv").is_file():
+            return root / language
+    if data_folder.name == language and (data_folder / "train.tsv").is_file():
+        return data_folder
+    raise ManifestError(
+        f"--data_folder {data_folder}: found no {language}/train.tsv in it, nor in {RELEASE} below "
+        "it. Give the folder of the unpacked release (https://commonvoice.mozilla.org/datasets)"
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a list."""
+
+    clip: str
+    sentence: str
+    speaker: str
+    where: str  # file:line
+
+
+def _read_tsv(file: Path) -> list[_Entry]:
+    if not file.is_file():
+        raise ManifestError(f"{file}: no such list: unpack the release again")
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        # Sentences hold quotes that mean nothing to the format.
+        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ManifestError(f"{file}: lacks the columns {', '.join(missing)}: copy it again")
+        entries = []
+        for row in reader:
+            clip, sentence, where = row["path"], row["sentence"], f"{file}:{reader.line_num}"
+            if not clip or sentence is None:
+                raise ManifestError(f"{where}: malformed line {row}: copy the list again")
+            entries.append(_Entry(clip, sentence, row["client_id"], where))
+    return entries
+
+
+@dataclass(frozen=True)
+class _Converter:
+    """Makes an utterance of a list's entry; None for one that lasts too long."""
+
+    clips: Path
+    target: Path
+    language: str
+    longest: float
+
+    def __call__(self, entry: _Entry) -> Utterance | BadFile | None:
+        name, source = Path(entry.clip).stem, self.clips / entry.clip
+        try:
+            text = normalise_sentence(entry.sentence, self.language)
+            audio = self._converted(source, self.target / f"{name}.flac")
+        except (AudioError, ValueError) as err:
+            reason = str(err) if isinstance(err, AudioError) else f"{entry.where}: {err}"
+            return BadFile(str(source), name, reason)
+        if audio is None:
+            return None
+        # The manifest's speaker is a short form of the client's 128 digits.
+        return Utterance(name, audio, {}, text, entry.speaker[:16])
+
+    def _converted(self, source: Path, target: Path) -> Path | None:
+        """The clip at 16 kHz; None if it is too long."""
+        if target.is_file() and source.is_file():
+            if target.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+                long = probe_audio(target).duration > self.longest
+                return None if long else target
+        samples_L = _decode(source)
+        if len(samples_L) > self.longest * SAMPLE_RATE:
+            return None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.flac")
+        soundfile.write(partial, samples_L.clamp(-1, 1).numpy(), SAMPLE_RATE, subtype="PCM_16")
+        os.replace(partial, target)
+        return target
+
+
+def _decode(source: Path) -> torch.Tensor:
+    """Samples (L,) at 16 kHz of a clip of any rate, its channels averaged."""
+    probe_audio(source)  # names what is missing, empty or not audio
+    try:
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as err:
+        raise AudioError(f"{source}: decoding fails ({err}): download it again") from err
+    samples_L = torch.from_numpy(samples).mean(dim=1)
+    if not len(samples_L) or not bool(samples_L.isfinite().all()):
+        raise AudioError(f"{source}: decodes to nothing or to NaN: download it again")
+    return samples_L if rate == SAMPLE_RATE else resample(samples_L, rate, SAMPLE_RATE)

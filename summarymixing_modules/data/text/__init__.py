@@ -1,0 +1,1 @@
+"""Transcripts and meanings as text, and the tokens of it."""

@@ -1,0 +1,1 @@
+"""Models of speech recognition, their losses and searches, and language models."""

@@ -1,0 +1,1 @@
+"""Other mixers in models that are built already."""

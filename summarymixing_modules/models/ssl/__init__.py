@@ -1,0 +1,1 @@
+"""Models of self-supervised training: masks, quantisers, negatives, losses."""
