@@ -245,7 +245,7 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run_prepare(arguments: argparse.Namespace) -> int:
-    from summarymixing_modules.training.prepare import run_prepare  # imports SpeechBrain
+    from summarymixing_modules.training.recipe.prepare import run_prepare  # imports SpeechBrain
 
     return run_prepare(arguments.recipe, arguments.flags)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.test_sets import missing_utterances
+from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
 HPARAMS = "hparams/small_conformer.yaml"

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from summarymixing_modules.training.config import leave_process_group
+from summarymixing_modules.training.recipe.config import leave_process_group
 
 TIMEOUT = 300  # seconds; a rank that waits for one that is gone would wait for hours
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from summarymixing_modules.training.classification import ClassificationBrain
 from summarymixing_modules.training.classification_data import COMMANDS_KEYS, load_speech_commands
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = ClassificationBrain.known_keys | COMMANDS_KEYS
 load_data = load_speech_commands  # `summarymixing prepare` calls it, too

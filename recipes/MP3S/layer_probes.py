@@ -17,10 +17,10 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.layer_data import Settings
 from summarymixing_modules.probing.layer_probes import probe_layers
 from summarymixing_modules.probing.layer_tasks import TASKS
-from summarymixing_modules.training.config import run
-from summarymixing_modules.training.keys import KINDS
-from summarymixing_modules.training.kinds import POSITIVE, POSITIVE_WHOLE
-from summarymixing_modules.training.values import check_options
+from summarymixing_modules.training.recipe.config import run
+from summarymixing_modules.training.recipe.keys import KINDS
+from summarymixing_modules.training.recipe.kinds import POSITIVE, POSITIVE_WHOLE
+from summarymixing_modules.training.recipe.values import check_options
 
 _AS_IN_RECIPES = ("device", "num_workers", "prep_workers", "max_bad_audio", "seed")
 KINDS_OF_OPTIONS = {

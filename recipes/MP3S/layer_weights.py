@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from summarymixing_modules.probing.layer_figures import find_probes, write_layer_weights
-from summarymixing_modules.training.config import run
+from summarymixing_modules.training.recipe.config import run
 
 
 def main(argv: Sequence[str]) -> None:

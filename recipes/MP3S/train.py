@@ -32,7 +32,7 @@ from summarymixing_modules.probing.tasks import (
 )
 from summarymixing_modules.training.asr_data import ASRData, AudioData
 from summarymixing_modules.training.classification_data import ClassificationData
-from summarymixing_modules.training.config import Recipe, load_recipe, run
+from summarymixing_modules.training.recipe.config import Recipe, load_recipe, run
 
 logger = get_logger(__name__)
 

@@ -17,7 +17,7 @@ from summarymixing_modules.bench.rows import OK, Row
 from summarymixing_modules.bench.setup import BOTH, FORWARD, STEP, Setup, find_forms
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.run_lock import FolderInUseError, hold
+from summarymixing_modules.training.run.run_lock import FolderInUseError, hold
 
 RESULT = "bench.json"
 INTERRUPTED = 130

@@ -17,18 +17,18 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.widths import count_parameters, without_memory
-from summarymixing_modules.training.consistency import check_together, values_of
-from summarymixing_modules.training.options import (
+from summarymixing_modules.training.recipe.consistency import check_together, values_of
+from summarymixing_modules.training.recipe.options import (
     RUN_OPTIONS,
     as_yaml,
     overrides_in,
     read_flags,
     run_options,
 )
-from summarymixing_modules.training.prepare import import_train, keys_of, train_script
-from summarymixing_modules.training.values import check_values, checked_flags
-from summarymixing_modules.training.yaml_checks import RecipeFile, check_yaml, read_recipe
-from summarymixing_modules.training.yaml_objects import check_objects
+from summarymixing_modules.training.recipe.prepare import import_train, keys_of, train_script
+from summarymixing_modules.training.recipe.values import check_values, checked_flags
+from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, check_yaml, read_recipe
+from summarymixing_modules.training.recipe.yaml_objects import check_objects
 
 PLACEHOLDER = "!PLACEHOLDER"
 NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at

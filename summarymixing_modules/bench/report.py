@@ -19,7 +19,7 @@ from summarymixing_modules.bench.measure import Timing
 from summarymixing_modules.bench.memory import MIB
 from summarymixing_modules.bench.rows import OK, Row
 from summarymixing_modules.bench.setup import REFERENCE, Setup
-from summarymixing_modules.training.report import git_commit
+from summarymixing_modules.training.run.report import git_commit
 
 
 def header(setup: Setup) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from summarymixing_modules.bundles.kinds import CLASSIFIER, ENCODER, RECOGNISER, kind_of
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.training.test_sets import missing_utterances
+from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 _CARD = """\
 ---

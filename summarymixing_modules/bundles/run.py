@@ -63,13 +63,13 @@ from summarymixing_modules.models.slu.classifier import ClassifierModel
 from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
 from summarymixing_modules.training.classification import ClassificationBrain
 from summarymixing_modules.training.classification_data import LABELS_FILE
 from summarymixing_modules.training.fine_tuning import FineTuningBrain
 from summarymixing_modules.training.pretraining import PretrainingBrain
-from summarymixing_modules.training.report import RESOLVED_YAML, RESULT
-from summarymixing_modules.training.yaml_checks import parse_yaml
+from summarymixing_modules.training.recipe.yaml_checks import parse_yaml
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.report import RESOLVED_YAML, RESULT
 
 #: Brains that rank the checkpoints of a kind, or of a model whose checkpoints others rank.
 BRAINS: dict[str | type[nn.Module], type[SafeBrain]] = {

@@ -12,7 +12,7 @@ from typing import Any
 from summarymixing_modules.data.files import write_csv
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.pictures import line_style, picture
-from summarymixing_modules.training.report import RESULT
+from summarymixing_modules.training.run.report import RESULT
 
 
 def plot_layers(

@@ -24,7 +24,7 @@ from summarymixing_modules.probing.layer_data import TRAIN_SET, Corpora, Setting
 from summarymixing_modules.probing.layer_figures import plot_layers
 from summarymixing_modules.probing.layer_tasks import TASKS
 from summarymixing_modules.probing.states import ProbedEncoder
-from summarymixing_modules.training.report import provenance
+from summarymixing_modules.training.run.report import provenance
 
 RESULTS = "layer_probes.json"
 

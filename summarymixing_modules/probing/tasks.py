@@ -32,7 +32,7 @@ from summarymixing_modules.probing.heads import (
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
 from summarymixing_modules.training.asr_data import AUDIO_KEYS, ASRData, AudioData, load_librispeech
 from summarymixing_modules.training.classification_data import ClassificationData
-from summarymixing_modules.training.options import ConfigError, did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
 
 #: (input_size, outputs, **head_options) → a head
 HeadBuilder = Callable[..., nn.Module]

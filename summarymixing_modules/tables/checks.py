@@ -7,8 +7,8 @@ from pathlib import Path
 
 from summarymixing_modules.tables.flags import as_arguments
 from summarymixing_modules.tables.schema import Stage, TableError
-from summarymixing_modules.training.options import ConfigError, read_overrides
-from summarymixing_modules.training.yaml_checks import RecipeFile, read_recipe
+from summarymixing_modules.training.recipe.options import ConfigError, read_overrides
+from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe
 
 OUTPUT_FOLDER = "output_folder"
 

@@ -19,7 +19,7 @@ from summarymixing_modules.tables.record import (
     result_file,
 )
 from summarymixing_modules.tables.schema import Column, Row, Stage, Table
-from summarymixing_modules.training.test_sets import missing_utterances
+from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "differs", "not run"
 OURS_ONLY, PUBLISHED_ONLY, NOT_JUDGED = "ours only", "published only", "not judged"

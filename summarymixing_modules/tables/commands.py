@@ -15,7 +15,7 @@ from summarymixing_modules.tables.flags import NEUTRAL, as_arguments
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError
-from summarymixing_modules.training.options import ConfigError, read_overrides
+from summarymixing_modules.training.recipe.options import ConfigError, read_overrides
 
 LOCAL, TORCHRUN, SLURM = "local", "torchrun", "slurm"
 CHECKPOINT_MINUTES = 15  # what is lost at most when a run is killed

@@ -9,7 +9,7 @@ from pathlib import Path
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.demo import DEV_SHARE, TEST_SHARE
 from summarymixing_modules.tables.schema import Table, TableError
-from summarymixing_modules.training.options import did_you_mean
+from summarymixing_modules.training.recipe.options import did_you_mean
 
 DEMO = "demo"
 DEMO_FOLDER = "data/demo"  # that of `summarymixing demo`

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from summarymixing_modules.tables.schema import TableError
-from summarymixing_modules.training.options import FLAGS
+from summarymixing_modules.training.recipe.options import FLAGS
 
 #: They change where and how fast a recipe runs, not what comes out.
 NEUTRAL = frozenset(

@@ -21,7 +21,7 @@ from summarymixing_modules.tables.schema import (
     Table,
     TableError,
 )
-from summarymixing_modules.training.options import did_you_mean
+from summarymixing_modules.training.recipe.options import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"

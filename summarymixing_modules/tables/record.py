@@ -11,7 +11,7 @@ from typing import Any
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.schema import TableError
-from summarymixing_modules.training.run_lock import LOCK
+from summarymixing_modules.training.run.run_lock import LOCK
 
 RECORD = "table_run.json"
 RESULT = "result.json"

@@ -29,7 +29,7 @@ from summarymixing_modules.tables.record import (
     write_record,
 )
 from summarymixing_modules.tables.slurm_queue import NoAnswerError, is_queued, job_number
-from summarymixing_modules.training.run_lock import FolderLock
+from summarymixing_modules.training.run.run_lock import FolderLock
 
 BLOCKED, UNKNOWN = "blocked", "unknown"
 POLL_SECONDS = 0.2

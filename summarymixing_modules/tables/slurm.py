@@ -28,8 +28,8 @@ from summarymixing_modules.tables.record import (
 from summarymixing_modules.tables.runner import Outcome, Start, Tick
 from summarymixing_modules.tables.schema import TableError
 from summarymixing_modules.tables.slurm_queue import job_number
-from summarymixing_modules.training.options import did_you_mean
-from summarymixing_modules.training.run_lock import FolderLock
+from summarymixing_modules.training.recipe.options import did_you_mean
+from summarymixing_modules.training.run.run_lock import FolderLock
 
 SIGNAL_SECONDS = 180  # before the time limit: enough to put the job back into the queue
 

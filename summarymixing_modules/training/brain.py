@@ -20,31 +20,31 @@ from speechbrain.utils.distributed import ddp_broadcast
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, IterableDataset
 
-from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
-from summarymixing_modules.training.checkpoint_files import while_they_last
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer, NoCheckpointError
-from summarymixing_modules.training.initialisation import initialise_from
 from summarymixing_modules.training.memory import peak_memory_mb
-from summarymixing_modules.training.order import (
+from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_average
+from summarymixing_modules.training.run.checkpoint_files import while_they_last
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer, NoCheckpointError
+from summarymixing_modules.training.run.initialisation import initialise_from
+from summarymixing_modules.training.run.order import (
     EpochOrder,
     count_batches,
     order_of,
     refuse_another_world,
     with_order,
 )
-from summarymixing_modules.training.report import write_report
-from summarymixing_modules.training.resume import (
+from summarymixing_modules.training.run.report import write_report
+from summarymixing_modules.training.run.resume import (
     EpochSeeder,
     RandomState,
     tell_ranks_apart,
 )
-from summarymixing_modules.training.schedules import ConfiguredRates
-from summarymixing_modules.training.settings import (
+from summarymixing_modules.training.run.settings import (
     SETTINGS,
     RunSettings,
     describe,
     refuse_fewer,
 )
+from summarymixing_modules.training.schedules import ConfiguredRates
 from summarymixing_modules.training.statistics import MovingStatistics
 from summarymixing_modules.training.steps import SCHEDULER_KEYS, SafeStepBrain
 
@@ -62,7 +62,7 @@ class SafeBrain(SafeStepBrain):
       an empty batch, before the forward pass. ``skipped_batches.jsonl`` in the output folder names
       the utterances. More than ``--nonfinite_patience`` skipped steps in a row stop the training.
     - An fp16 overflow lowers the loss scale and counts as such a step only at `MIN_LOSS_SCALE`.
-    - Training goes on after a kill as if nothing had happened; see `training.resume`.
+    - Training goes on after a kill as if nothing had happened; see `training.run.resume`.
     - The scheduler in ``hparams`` (one of `SCHEDULER_KEYS`) sets the learning rate before every
       optimizer step, so that step n is made with the rate of step n.
 
@@ -110,7 +110,7 @@ class SafeBrain(SafeStepBrain):
     ) -> None:
         if checkpointer is not None and not isinstance(checkpointer, AtomicCheckpointer):
             raise TypeError(
-                "The checkpointer must be !new:summarymixing_modules.training.checkpoints."
+                "The checkpointer must be !new:summarymixing_modules.training.run.checkpoints."
                 f"AtomicCheckpointer, not {type(checkpointer).__name__}: a kill during one of its "
                 "saves would leave a checkpoint that cannot be loaded."
             )

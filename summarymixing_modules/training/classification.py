@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labels import UNSEEN, Labels
-from summarymixing_modules.training.confusion import Confusion
 from summarymixing_modules.training.scored import ScoredBrain
+from summarymixing_modules.training.scores.confusion import Confusion
 
 logger = get_logger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from summarymixing_modules.training.history import TrainHistory
+from summarymixing_modules.training.run.history import TrainHistory
 
 COMPUTE = ("forward", "backward")
 

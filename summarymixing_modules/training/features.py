@@ -21,7 +21,7 @@ from summarymixing_modules.training.brain import SafeBrain
 
 if TYPE_CHECKING:
     from summarymixing_modules.training.asr_data import AudioData
-    from summarymixing_modules.training.config import Recipe
+    from summarymixing_modules.training.recipe.config import Recipe
 
 
 class FeatureBrain(SafeBrain):

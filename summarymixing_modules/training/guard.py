@@ -14,7 +14,7 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
-from summarymixing_modules.training.resume import current_rank
+from summarymixing_modules.training.run.resume import current_rank
 
 logger = get_logger(__name__)
 

@@ -24,7 +24,7 @@ from summarymixing_modules.models.asr.patient_search import PatientBeamSearcher
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, build_data
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, Searcher
 from summarymixing_modules.training.classification_data import slurp_manifests
-from summarymixing_modules.training.slu_metrics import SLUScores
+from summarymixing_modules.training.scores.slu_metrics import SLUScores
 
 logger = get_logger(__name__)
 

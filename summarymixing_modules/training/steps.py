@@ -17,7 +17,7 @@ from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.training.clock import StepClock
 from summarymixing_modules.training.guard import StepGuard, is_empty
-from summarymixing_modules.training.history import TrainHistory
+from summarymixing_modules.training.run.history import TrainHistory
 from summarymixing_modules.training.statistics import MovingStatistics
 
 logger = get_logger(__name__)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.pictures import line_style, picture
-from summarymixing_modules.training.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.guard import is_empty
+from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.transducer import TransducerBrain
 
 

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.asr.attention_ctc import AttentionCTCOutput
 from summarymixing_modules.training.attention_ctc import joint_loss
-from summarymixing_modules.training.yaml_checks import read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe
 from tests.ranks import run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]

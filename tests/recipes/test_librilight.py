@@ -14,7 +14,7 @@ import torch
 
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.yaml_checks import read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe
 from tests.ranks import run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]

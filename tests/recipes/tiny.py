@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperpyyaml import load_hyperpyyaml
 
-from summarymixing_modules.training.yaml_checks import read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe
 
 #: Of models and batches of any recipe.
 TINY_SIZES: dict[str, Any] = {

@@ -29,7 +29,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.config import leave_process_group
+from summarymixing_modules.training.recipe.config import leave_process_group
 from tests.ranks import load_script
 
 Spec = Mapping[str, Any]

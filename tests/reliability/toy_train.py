@@ -11,7 +11,7 @@ import speechbrain as sb
 import torch
 
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 
 READ_HERE = {"attention_type", "checkpointer", "epoch_counter", "modules", "opt_class"}
 

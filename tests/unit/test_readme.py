@@ -26,7 +26,7 @@ from summarymixing_modules.tables.commands import LOCAL, Launch, stage_flags
 from summarymixing_modules.tables.flags import parse_extra
 from summarymixing_modules.tables.plan import select_rows
 from summarymixing_modules.tables.read import load_table
-from summarymixing_modules.training.options import RUN_OPTIONS, read_overrides
+from summarymixing_modules.training.recipe.options import RUN_OPTIONS, read_overrides
 from tests.unit.bundles.conftest import tiny_content
 from tests.unit.inference.test_classifier import content as classifier_content
 from tests.unit.inference.test_recognizer import make_bundle

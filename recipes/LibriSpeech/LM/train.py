@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.language_model import TEXT_KEYS, LanguageModelBrain, TextData
+from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = LanguageModelBrain.known_keys | TEXT_KEYS | {"modules", "opt_class", "checkpointer"}
 

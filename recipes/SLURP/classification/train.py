@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from summarymixing_modules.training.classification import ClassificationBrain
 from summarymixing_modules.training.classification_data import SLURP_KEYS, load_slurp
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = ClassificationBrain.known_keys | SLURP_KEYS
 load_data = load_slurp  # `summarymixing prepare` calls it, too

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.semantics import (
     NO_LANGUAGE_MODEL,
     SEMANTICS_KEYS,

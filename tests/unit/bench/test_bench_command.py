@@ -18,7 +18,7 @@ from summarymixing_modules.bench.rounds import Bench, Plan
 from summarymixing_modules.bench.rows import OK, OOM, SKIPPED, WRONG, Row
 from summarymixing_modules.bench.setup import BOTH, FORWARD, Setup, find_forms
 from summarymixing_modules.cli import main
-from summarymixing_modules.training.run_lock import FolderLock
+from summarymixing_modules.training.run.run_lock import FolderLock
 
 SMALL = ["--d_model=16", "--nhead=2", "--num_encoder_layers=1", "--rounds=2", "--batch", "2"]
 TWO = ["--attention_type=SummaryMixing-lite", "--attention_type=RoPEMHA"]

@@ -20,8 +20,8 @@ from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Classifier, Recognizer
 from summarymixing_modules.probing.encoder import frozen_encoder
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
-from summarymixing_modules.training.initialisation import initialise_from
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.initialisation import initialise_from
 from tests.unit.bundles.conftest import tiny_model
 
 Load = Callable[[Path], object]

@@ -15,7 +15,7 @@ import pytest
 
 from summarymixing_modules.cli import main
 from summarymixing_modules.tables.record import read_record
-from summarymixing_modules.training.run_lock import FolderLock
+from summarymixing_modules.training.run.run_lock import FolderLock
 
 
 def arguments(table: Path, *more: str) -> list[str]:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpoint, average_checkpoints
 
-from summarymixing_modules.training.checkpoint_files import SaveError
-from summarymixing_modules.training.checkpoints import (
+from summarymixing_modules.training.run.checkpoint_files import SaveError
+from summarymixing_modules.training.run.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
 )

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from summarymixing_modules.data.labels import UNSEEN, Labels
 from summarymixing_modules.training.classification import ClassificationBrain, task_loss
-from summarymixing_modules.training.confusion import MAX_PICTURE, Confusion
+from summarymixing_modules.training.scores.confusion import MAX_PICTURE, Confusion
 
 LABELS = Labels({"scenario": ["alarm", "qa"], "action": ["maths", "query", "set"]})
 TEST, TRAIN = sb.Stage.TEST, sb.Stage.TRAIN

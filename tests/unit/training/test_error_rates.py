@@ -13,7 +13,7 @@ from speechbrain import Stage
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from summarymixing_modules.training.asr import RecognitionBrain
-from summarymixing_modules.training.error_rates import ErrorRate, split_words
+from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words
 
 Pairs = list[tuple[str, str]]
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from summarymixing_modules.data.text.lines import LineBatchSampler
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training import order, resume
-from summarymixing_modules.training.order import EpochOrder, refuse_another_world, with_order
-from summarymixing_modules.training.resume import EpochSeeder, RandomState, tell_ranks_apart
+from summarymixing_modules.training.run import order, resume
+from summarymixing_modules.training.run.order import EpochOrder, refuse_another_world, with_order
+from summarymixing_modules.training.run.resume import EpochSeeder, RandomState, tell_ranks_apart
 
 
 def draw() -> list[float]:

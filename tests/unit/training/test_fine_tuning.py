@@ -15,11 +15,11 @@ from torch import Tensor
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransformerASR
 from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
-from summarymixing_modules.training.checkpoints import (
+from summarymixing_modules.training.fine_tuning import FineTuningBrain, check_settings
+from summarymixing_modules.training.run.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
 )
-from summarymixing_modules.training.fine_tuning import FineTuningBrain, check_settings
 
 MakeBrain = Callable[..., "ToyBrain"]
 

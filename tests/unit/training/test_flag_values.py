@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from summarymixing_modules.training import consistency
 from summarymixing_modules.training.asr_data import DATA_KEYS
-from summarymixing_modules.training.config import load_recipe
-from summarymixing_modules.training.consistency import check_machine, check_together
 from summarymixing_modules.training.ctc import CTCBrain
-from summarymixing_modules.training.keys import KINDS
-from summarymixing_modules.training.options import FLAGS, LISTS, RUN_OPTIONS, ConfigError
-from summarymixing_modules.training.values import checked_flags
-from summarymixing_modules.training.yaml_checks import RecipeFile, read_recipe
+from summarymixing_modules.training.recipe import consistency
+from summarymixing_modules.training.recipe.config import load_recipe
+from summarymixing_modules.training.recipe.consistency import check_machine, check_together
+from summarymixing_modules.training.recipe.keys import KINDS
+from summarymixing_modules.training.recipe.options import FLAGS, LISTS, RUN_OPTIONS, ConfigError
+from summarymixing_modules.training.recipe.values import checked_flags
+from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 CTC = ROOT / "recipes/LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
@@ -34,7 +34,7 @@ def recipe_files() -> set[Path]:
 
 
 def test_every_key_has_a_kind() -> None:
-    """A new key of a recipe needs a line in training/keys.py."""
+    """A new key of a recipe needs a line in training/recipe/keys.py."""
     files = recipe_files()
     keys = {key for file in files for key in _FLAT.findall(file.read_text())} - {"base"}
     assert len(files) > 45 and len(keys) > 170

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.process import TRACEBACK, run
+from summarymixing_modules.training.recipe.process import TRACEBACK, run
 
 
 def end(action: Callable[[], object]) -> int | str | None:

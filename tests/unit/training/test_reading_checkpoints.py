@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.averaging import load_average
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.checkpoint_files import (
+from summarymixing_modules.training.run.averaging import load_average
+from summarymixing_modules.training.run.checkpoint_files import (
     ATTEMPTS,
     DamagedCheckpointError,
     while_they_last,
 )
-from summarymixing_modules.training.checkpoint_folders import delete
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
-from summarymixing_modules.training.initialisation import initialise_from
+from summarymixing_modules.training.run.checkpoint_folders import delete
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.initialisation import initialise_from
 
 
 def make(folder: Path, **options: Any) -> tuple[AtomicCheckpointer, torch.nn.Linear]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from summarymixing_modules.training.config import (
+from summarymixing_modules.training.recipe.config import (
     ConfigError,
     Recipe,
     load_recipe,
     refuse_foreign_mixer_options,
 )
-from summarymixing_modules.training.yaml_checks import read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe
 
 YAML = """
 base: features.yaml

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.config import Recipe, load_recipe
-from summarymixing_modules.training.run_lock import FolderInUseError, FolderLock
+from summarymixing_modules.training.recipe.config import Recipe, load_recipe
+from summarymixing_modules.training.run.run_lock import FolderInUseError, FolderLock
 
 YAML = """\
 # A model of one layer.

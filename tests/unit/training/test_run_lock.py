@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training import run_lock
-from summarymixing_modules.training.run_lock import (
+from summarymixing_modules.training.run import run_lock
+from summarymixing_modules.training.run.run_lock import (
     KEPT_FOR,
     LOCK,
     FolderInUseError,

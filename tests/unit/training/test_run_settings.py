@@ -20,8 +20,8 @@ from speechbrain.nnet.schedulers import (
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.config import Recipe, load_recipe
-from summarymixing_modules.training.report import describe_run
+from summarymixing_modules.training.recipe.config import Recipe, load_recipe
+from summarymixing_modules.training.run.report import describe_run
 from summarymixing_modules.training.schedules import ConfiguredRates
 
 YAML = """
@@ -51,7 +51,7 @@ lr_scheduler: !new:speechbrain.nnet.schedulers.LinearWarmupScheduler
     num_training_steps: !ref <training_steps>
 epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter
     limit: !ref <number_of_epochs>
-checkpointer: !new:summarymixing_modules.training.checkpoints.AtomicCheckpointer
+checkpointer: !new:summarymixing_modules.training.run.checkpoints.AtomicCheckpointer
     checkpoints_dir: !ref <save_folder>
     recoverables: {layer: !ref <layer>, counter: !ref <epoch_counter>}
 """
@@ -224,7 +224,7 @@ def test_epochs_that_code_reads_decide(recipe: Path) -> None:
 
 def test_the_same_batches_on_more_processes(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(recipe)
-    settings = "summarymixing_modules.training.settings"
+    settings = "summarymixing_modules.training.run.settings"
     monkeypatch.setattr(f"{settings}.is_distributed_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     load(recipe, "--grad_accumulation_factor=1")

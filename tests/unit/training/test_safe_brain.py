@@ -20,13 +20,13 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.checkpoints import (
+from summarymixing_modules.training.run.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
     NoCheckpointError,
 )
-from summarymixing_modules.training.history import TrainHistory
-from summarymixing_modules.training.report import config_hash, git_commit
+from summarymixing_modules.training.run.history import TrainHistory
+from summarymixing_modules.training.run.report import config_hash, git_commit
 
 
 def collate(rows: list[torch.Tensor]) -> SimpleNamespace:

@@ -15,7 +15,7 @@ from summarymixing_modules.data.text.semantics import (
     parse_semantics,
     semantics_from,
 )
-from summarymixing_modules.training.slu_metrics import (
+from summarymixing_modules.training.scores.slu_metrics import (
     Counts,
     SLUScores,
     char_distance,

@@ -15,9 +15,9 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
 from summarymixing_modules.training.clock import StepClock
-from summarymixing_modules.training.history import PER_STEP, TOTALS, TrainHistory
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.history import PER_STEP, TOTALS, TrainHistory
 
 
 class Slow(torch.autograd.Function):

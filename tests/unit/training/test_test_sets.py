@@ -8,7 +8,7 @@ from typing import Any
 
 from summarymixing_modules.bundles.card import _figures
 from summarymixing_modules.demo import describe
-from summarymixing_modules.training.test_sets import missing_utterances
+from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 PART = {"test_utterances": {"clean": 10, "other": 8}, "test_missing": {"clean": 0, "other": 2}}
 TOLD = "test utterances that are not scored: 2 of 10 of other"

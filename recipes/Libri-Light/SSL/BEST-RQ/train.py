@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from summarymixing_modules.training.best_rq import BestRQBrain
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_librilight_audio
 
 KEYS = BestRQBrain.known_keys | LIBRILIGHT_KEYS

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_librilight_audio
 from summarymixing_modules.training.wav2vec2 import Wav2Vec2Brain
 

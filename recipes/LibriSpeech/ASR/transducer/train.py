@@ -19,7 +19,7 @@ from typing import Any
 from speechbrain.utils.distributed import if_main_process
 
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, load_librispeech
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.streaming_matrix import (
     format_matrix,
     streaming_matrix,

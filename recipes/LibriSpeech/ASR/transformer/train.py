@@ -17,12 +17,12 @@ from speechbrain.utils.distributed import run_on_main
 
 from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
-from summarymixing_modules.training.config import load_recipe, run
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
     load_language_model,
     save_tokenizer,
 )
+from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = AttentionCTCBrain.known_keys | DATA_KEYS
 load_data = partial(load_librispeech, bos_eos=True)  # `summarymixing prepare` calls it, too

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from summarymixing_modules.training.asr_data import AUDIO_KEYS, load_librispeech_audio
-from summarymixing_modules.training.config import load_recipe, run
+from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.wav2vec2 import Wav2Vec2Brain
 
 KEYS = Wav2Vec2Brain.known_keys | AUDIO_KEYS

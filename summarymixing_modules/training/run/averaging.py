@@ -14,7 +14,7 @@ from speechbrain.utils.checkpoints import (
     torch_recovery,
 )
 
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
 
 
 def is_end_of_epoch(checkpoint: Checkpoint) -> bool:

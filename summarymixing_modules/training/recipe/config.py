@@ -17,9 +17,13 @@ from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import options_by_mixer
-from summarymixing_modules.training.consistency import check_machine, check_together, values_of
-from summarymixing_modules.training.flag_help import HELP, describe_flags
-from summarymixing_modules.training.options import (
+from summarymixing_modules.training.recipe.consistency import (
+    check_machine,
+    check_together,
+    values_of,
+)
+from summarymixing_modules.training.recipe.flag_help import HELP, describe_flags
+from summarymixing_modules.training.recipe.options import (
     RESUME_WITH_CHANGES,
     RUN_OPTIONS,
     ConfigError,
@@ -29,12 +33,12 @@ from summarymixing_modules.training.options import (
     run_options,
     take_switch,
 )
-from summarymixing_modules.training.process import leave_process_group, run
-from summarymixing_modules.training.run_folder import ResolvedRecipe, begin_run
-from summarymixing_modules.training.run_lock import FolderLock
-from summarymixing_modules.training.values import check_values, checked_flags
-from summarymixing_modules.training.yaml_checks import check_yaml, read_recipe
-from summarymixing_modules.training.yaml_objects import check_objects
+from summarymixing_modules.training.recipe.process import leave_process_group, run
+from summarymixing_modules.training.recipe.values import check_values, checked_flags
+from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
+from summarymixing_modules.training.recipe.yaml_objects import check_objects
+from summarymixing_modules.training.run.run_folder import ResolvedRecipe, begin_run
+from summarymixing_modules.training.run.run_lock import FolderLock
 
 __all__ = ["ConfigError", "Recipe", "leave_process_group", "load_recipe", "run"]
 
@@ -72,7 +76,7 @@ def load_recipe(
 
     One process, or the ranks of one torchrun, may work in an output folder. A run that has
     checkpoints is gone on with: if what decides its result has changed, that is refused without
-    ``--resume_with_changes=True``; see `training.settings`.
+    ``--resume_with_changes=True``; see `training.run.settings`.
 
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).

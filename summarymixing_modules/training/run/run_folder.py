@@ -25,17 +25,17 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.training.options import ConfigError, as_yaml
-from summarymixing_modules.training.report import RESOLVED_YAML, describe_environment
-from summarymixing_modules.training.run_lock import FolderLock, hold
-from summarymixing_modules.training.settings import of_recipe, refuse_changes
-from summarymixing_modules.training.yaml_checks import (
+from summarymixing_modules.training.recipe.options import ConfigError, as_yaml
+from summarymixing_modules.training.recipe.yaml_checks import (
     GENERATED,
     RecipeFile,
     is_record,
     readers_of,
     tag_of,
 )
+from summarymixing_modules.training.run.report import RESOLVED_YAML, describe_environment
+from summarymixing_modules.training.run.run_lock import FolderLock, hold
+from summarymixing_modules.training.run.settings import of_recipe, refuse_changes
 
 _FLAGS = "# flags: "
 _KEY, _EPOCHS = "output_folder", "number_of_epochs"

@@ -24,9 +24,9 @@ from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.checkpoints import AtomicCheckpointer
-from summarymixing_modules.training.options import RESUME_WITH_CHANGES
-from summarymixing_modules.training.yaml_checks import tag_of
+from summarymixing_modules.training.recipe.options import RESUME_WITH_CHANGES
+from summarymixing_modules.training.recipe.yaml_checks import tag_of
+from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
 
 SETTINGS = "settings"  # the recoverable's name
 #: Keys of YAML files that say where, how fast and how a run works, and what comes after training.

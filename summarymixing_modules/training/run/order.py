@@ -26,7 +26,7 @@ from speechbrain.utils.checkpoints import (
 from torch.utils.data import Sampler
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.resume import current_rank, world_size
+from summarymixing_modules.training.run.resume import current_rank, world_size
 
 
 @register_checkpoint_hooks

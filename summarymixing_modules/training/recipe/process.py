@@ -15,7 +15,7 @@ import torch
 from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
 from summarymixing_modules.errors import explain
-from summarymixing_modules.training.run_lock import release_all
+from summarymixing_modules.training.run.run_lock import release_all
 
 #: In the environment, or ``--debug`` on the command line: errors come with their traceback.
 TRACEBACK = "SUMMARYMIXING_TRACEBACK"

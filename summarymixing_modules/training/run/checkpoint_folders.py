@@ -13,7 +13,7 @@ from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.files import sync_to_disk
-from summarymixing_modules.training.run_lock import is_running
+from summarymixing_modules.training.run.run_lock import is_running
 
 logger = get_logger(__name__)
 

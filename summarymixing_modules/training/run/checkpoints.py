@@ -30,14 +30,14 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.checkpoint_files import (
+from summarymixing_modules.training.run.checkpoint_files import (
     DamagedCheckpointError,
     cannot_write,
     plain,
     verify,
     write_sums,
 )
-from summarymixing_modules.training.checkpoint_folders import (
+from summarymixing_modules.training.run.checkpoint_folders import (
     clean_up,
     delete,
     publish,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from summarymixing_modules.pictures import COLOURS, picture
-from summarymixing_modules.training.history import TrainHistory
+from summarymixing_modules.training.run.history import TrainHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

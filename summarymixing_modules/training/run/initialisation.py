@@ -27,9 +27,9 @@ from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architec
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
-from summarymixing_modules.training.averaging import is_end_of_epoch, load_average
-from summarymixing_modules.training.checkpoint_files import while_they_last
-from summarymixing_modules.training.checkpoints import (
+from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_average
+from summarymixing_modules.training.run.checkpoint_files import while_they_last
+from summarymixing_modules.training.run.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
 )

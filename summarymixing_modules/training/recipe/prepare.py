@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from summarymixing_modules.training.options import ConfigError, overrides_in, read_flags
-from summarymixing_modules.training.run_folder import ResolvedRecipe
-from summarymixing_modules.training.run_lock import hold
-from summarymixing_modules.training.values import checked_flags
-from summarymixing_modules.training.yaml_checks import read_recipe, tag_of
+from summarymixing_modules.training.recipe.options import ConfigError, overrides_in, read_flags
+from summarymixing_modules.training.recipe.values import checked_flags
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe, tag_of
+from summarymixing_modules.training.run.run_folder import ResolvedRecipe
+from summarymixing_modules.training.run.run_lock import hold
 
 _PLACEHOLDER = "!PLACEHOLDER"
 _NOT_GIVEN = "not-given"  # stands for the values that only the training needs

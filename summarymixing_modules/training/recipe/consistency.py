@@ -17,7 +17,7 @@ from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.mixers import MixerSize, build_mixer, select_options
-from summarymixing_modules.training.options import ConfigError, did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
 
 logger = get_logger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from summarymixing_modules.training.keys import KINDS
-from summarymixing_modules.training.kinds import Kind, NotOfKind, optional
-from summarymixing_modules.training.options import FLAGS, ConfigError, as_yaml
-from summarymixing_modules.training.yaml_checks import RecipeFile, tag_of, yaml_problem
+from summarymixing_modules.training.recipe.keys import KINDS
+from summarymixing_modules.training.recipe.kinds import Kind, NotOfKind, optional
+from summarymixing_modules.training.recipe.options import FLAGS, ConfigError, as_yaml
+from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, tag_of, yaml_problem
 
 _NULL = ("null", "~")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from speechbrain.utils.run_opts import HELP_TEXTS
 
-from summarymixing_modules.training.options import FLAGS, RESUME_WITH_CHANGES, RUN_OPTIONS
-from summarymixing_modules.training.yaml_checks import FLAT_TAGS, RecipeFile, tag_of
+from summarymixing_modules.training.recipe.options import FLAGS, RESUME_WITH_CHANGES, RUN_OPTIONS
+from summarymixing_modules.training.recipe.yaml_checks import FLAT_TAGS, RecipeFile, tag_of
 
 HELP = frozenset({"-h", "--help"})
 _KEY_LINE = re.compile(r"(?P<key>[A-Za-z]\w*):(?P<value>[^#]*)(#\s*(?P<comment>.*))?$")

@@ -1,7 +1,7 @@
 """Of which kind every key of a recipe and every run option is: `KINDS`, one line each.
 
-`training.values` checks against it before anything is built. A key that is not here passes as it
-is, so that a recipe of one's own may have keys of its own.
+`training.recipe.values` checks against it before anything is built. A key that is not here passes
+as it is, so that a recipe of one's own may have keys of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from summarymixing_modules.data.batching import BatchOrdering
 from summarymixing_modules.data.preparation import Verify
 from summarymixing_modules.mixers.summary_options import MODES, STATISTICS
 from summarymixing_modules.models.encoder_choice import ENCODERS
-from summarymixing_modules.training.kinds import (
+from summarymixing_modules.training.recipe.kinds import (
     BELOW_ONE,
     BLOCK,
     BOOLEAN,

@@ -27,7 +27,7 @@ from speechbrain.utils.distributed import (
 
 import summarymixing_modules
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.training.curves import plot_curves
+from summarymixing_modules.training.run.curves import plot_curves
 
 if TYPE_CHECKING:
     from summarymixing_modules.training.brain import SafeBrain

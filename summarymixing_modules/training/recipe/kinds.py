@@ -1,6 +1,6 @@
 """Kinds of values: what a person may give for a key of a recipe, and how it is read.
 
-A kind is a sentence and a function. `training.keys` says of which kind every key is.
+A kind is a sentence and a function. `training.recipe.keys` says of which kind every key is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_names
 from summarymixing_modules.mixers.registry import mixer_spec
-from summarymixing_modules.training.options import did_you_mean
-from summarymixing_modules.training.yaml_checks import tag_of
+from summarymixing_modules.training.recipe.options import did_you_mean
+from summarymixing_modules.training.recipe.yaml_checks import tag_of
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

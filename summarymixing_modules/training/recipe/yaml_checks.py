@@ -21,13 +21,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from summarymixing_modules.training.options import ConfigError, did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
 _INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
 _BASE, _SHARED = "base", "hparams"
-_REPOSITORY = Path(__file__).resolve().parents[2]
+_REPOSITORY = Path(__file__).resolve().parents[3]
 GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
 FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a flag may change
 

@@ -1,0 +1,1 @@
+"""From the command line and a YAML file to checked settings and objects."""
