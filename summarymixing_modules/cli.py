@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from summarymixing_modules._version import __version__
 from summarymixing_modules.bench.flags import add_bench_flags, add_plan_flags
 from summarymixing_modules.compat import check_environment
-from summarymixing_modules.errors import explain
+from summarymixing_modules.errors import TRACEBACK, explain
 from summarymixing_modules.tables.arguments import add_arguments, split_flags
 
 INTERRUPTED = 130  # the exit status of what Ctrl-C ends
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         told = explain(error)
-        if told is None:
+        if told is None or TRACEBACK in os.environ:
             raise
         print(f"error: {told}", file=sys.stderr)
         return 1

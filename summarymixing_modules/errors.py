@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
+#: In the environment, or ``--debug`` on the command line of a recipe: errors have their traceback.
+TRACEBACK = "SUMMARYMIXING_TRACEBACK"
+
 
 class InputError(ValueError):
     """Something given (flag, file, audio, text) cannot be used; the message tells the remedy.

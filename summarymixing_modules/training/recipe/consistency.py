@@ -138,7 +138,7 @@ def _check_front_end(values: Values) -> None:
 def _check_mixers(values: Values) -> None:
     """Build the mixers of a layer once, small as they are: they know which sizes they take."""
     if values.get("matched_to") is None and values.get("encoder_module") != "contextnet":
-        table = values.get("mixers", {}).get("keys", {})
+        table = values.get("options_by_mixer", {})
         _check_mixer(values, "attention_type", "nhead", "mixer_options", table)
     if values.get("decoder_nhead") is None:
         _check_mixer(values, "decoder_attention", "nhead", "decoder_mixer_options", {})

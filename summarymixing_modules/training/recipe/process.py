@@ -14,11 +14,9 @@ from types import FrameType
 import torch
 from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
-from summarymixing_modules.errors import explain
+from summarymixing_modules.errors import TRACEBACK, explain
 from summarymixing_modules.training.run.run_lock import release_all
 
-#: In the environment, or ``--debug`` on the command line: errors come with their traceback.
-TRACEBACK = "SUMMARYMIXING_TRACEBACK"
 #: What a rank that has lost another one says.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 _STOPS = (signal.SIGINT, signal.SIGTERM)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.recipe.process import TRACEBACK, run
+from summarymixing_modules.errors import TRACEBACK, InputError
+from summarymixing_modules.training.recipe.process import run
 
 
 def end(action: Callable[[], object]) -> int | str | None:
