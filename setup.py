@@ -21,6 +21,7 @@ REQUIRES = [
     "speechbrain>=1.1.2,<1.2",
     "hyperpyyaml>=1.2.3,<1.3",
     "ruamel.yaml>=0.18,<0.19",
+    "pyyaml>=6",
     "sentencepiece>=0.2.2,<0.3",
     "soundfile>=0.13,<0.15",
     "numpy>=2.0,<3",
