@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.conftest import CONTEXT, TIMEOUT
+from tests.ranks import TIMEOUT, console_of, start_ranks
 from tests.reliability.toy_train import run_toy
 
 TOY = Path(__file__).with_name("toy.yaml")
@@ -24,30 +23,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a training that does not end by itself; none outlives the test."""
     processes: list[BaseProcess] = []
 
-    def start_ranks(name: str, ranks: int = 1) -> list[BaseProcess]:
+    def start_toy(name: str, ranks: int = 1) -> list[BaseProcess]:
         argv = [str(TOY), f"--output_folder={tmp_path / name}", "--number_of_epochs=100000"]
         argv += ["--device=cpu", "--distributed_backend=gloo", "--noprogressbar"]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-        started: list[BaseProcess] = [
-            CONTEXT.Process(
-                target=run_toy,
-                args=(
-                    argv,
-                    {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {},
-                    tmp_path / f"{name}-console{rank}",
-                ),
-            )
-            for rank in range(ranks)
-        ]
-        for process in started:
-            process.start()
+        started = start_ranks(run_toy, ranks, tmp_path / name, argv)
         processes.extend(started)
         return started
 
-    yield start_ranks
+    yield start_toy
     for process in processes:
         process.kill()  # does nothing to those that have ended
         process.join()
@@ -87,11 +70,11 @@ def test_one_training_and_a_second_in_its_folder(start: Start, tmp_path: Path) -
     (tmp_path / "again").symlink_to(folder)
     (second,) = start("again")
     second.join(TIMEOUT)
-    refused = (tmp_path / "again-console0").read_text()
+    refused = console_of(tmp_path / "again", 0).read_text()
     assert second.exitcode == 1 and "Traceback" not in refused
     assert f"error: {folder} is in use by process {training[0].pid} on " in refused
     assert training[0].is_alive(), "it does not even notice"
-    console = tmp_path / "run-console0"
+    console = console_of(tmp_path / "run", 0)
     assert stop(training, signal.SIGINT, console) == [130]
     assert told(console, "Ctrl-C", folder)
 
@@ -100,7 +83,7 @@ def test_ranks_end_together(start: Start, tmp_path: Path) -> None:
     """Two ranks count as one in the folder, and neither waits for the other when they are told."""
     training = start("run", ranks=2)
     wait_for_a_checkpoint(tmp_path / "run", training)
-    console = tmp_path / "run-console0"
+    console = console_of(tmp_path / "run", 0)
     assert stop(training, signal.SIGTERM, console) == [143, 143]
     assert told(console, "SIGTERM", tmp_path / "run")
-    assert "Stopped" not in (tmp_path / "run-console1").read_text()
+    assert "Stopped" not in console_of(tmp_path / "run", 1).read_text()

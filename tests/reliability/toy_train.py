@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import speechbrain as sb
 import torch
@@ -50,12 +48,8 @@ def main(argv: Sequence[str]) -> None:
     brain.finish({})
 
 
-def run_toy(argv: Sequence[str], environment: Mapping[str, str], console: Path) -> None:
-    """What a process does that is started with a command line; it prints into a file."""
-    with console.open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    torch.set_num_threads(1)
-    os.environ |= environment
+def run_toy(rank: int, argv: Sequence[str]) -> None:
+    """What a process does that is started with a command line."""
+    del rank
     sys.argv = [__file__, *argv]
     run(main)
