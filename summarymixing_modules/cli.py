@@ -108,7 +108,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export = commands.add_parser(
         "export", help="turn a training run into a folder that is safe to share and to load"
     )
-    export.add_argument("run_folder", metavar="RUN", help="of a training of yours: runs its YAML file")
+    export.add_argument("run_folder", metavar="RUN", help="a training of yours: its YAML is run")
     export.add_argument("target", metavar="DIR", help="the folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace the bundle in DIR")
     export.add_argument(

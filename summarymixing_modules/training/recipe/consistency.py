@@ -119,6 +119,14 @@ def _check_classes(values: Values) -> None:
         _require(values, "classes", len(tasks) == len(classes), wanted)
 
 
+def _check_outputs(values: Values) -> None:
+    if "model" in values and values.get("output_neurons", 1) is None:
+        raise ConfigError(
+            "--output_neurons=null is for models that are made after the data are read. Here the "
+            "model comes first: give the number of tokens."
+        )
+
+
 def _check_window(values: Values) -> None:
     milliseconds, size = values.get("win_length"), values.get("n_fft")
     if milliseconds is not None and size is not None:
@@ -231,6 +239,7 @@ _CHECKS: tuple[Callable[[Values], None], ...] = (
     _check_batches,
     _check_splits,
     _check_classes,
+    _check_outputs,
     _check_window,
     _check_front_end,
     _check_mixers,

@@ -21,7 +21,7 @@ def checked_flags(given: Mapping[str, str], source: RecipeFile) -> dict[str, str
     """Flags whose values are of their kinds, as YAML that says what is meant.
 
     ``--streaming yes`` becomes True, and a folder that is called 7 a text. Null passes where the
-    recipe's own file has it.
+    recipe or a base of it has null.
 
     Args:
         given: flag → value, as on the command line.
@@ -37,8 +37,9 @@ def checked_flags(given: Mapping[str, str], source: RecipeFile) -> dict[str, str
 
 
 def _kind_of(key: str, source: RecipeFile) -> Kind | None:
+    """The kind of a key: null is of it where the recipe or a base of it has null."""
     kind = KINDS.get(key)
-    may_be_null = kind is not None and key in source.tree and source.tree[key] is None
+    may_be_null = any(key in part and part[key] is None for part in source.parts.values())
     return optional(kind) if kind is not None and may_be_null else kind
 
 

@@ -150,7 +150,7 @@ def test_streaming_equals_chunked_forward(kind: str, form: str) -> None:
 @pytest.mark.parametrize("chunk", [(5, None), (3, 0), (16, 3)])
 def test_long_streams_equal_chunked_forward(kind: str, chunk: tuple[int, int | None]) -> None:
     for form in FEW:
-        assert_streams(make(kind, form), 150, chunk)
+        assert_streams(make(kind, form), 100, chunk)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def padding_of(*lengths: int) -> Tensor:
 
 @pytest.mark.parametrize(("mode", "nhead", "layernorm"), FORMS)
 @pytest.mark.parametrize(("chunk_size", "left"), CHUNKS)
-@pytest.mark.parametrize("length", [1, 7, 150])
+@pytest.mark.parametrize("length", [1, 150])
 def test_equals_the_textbook(
     mode: str, nhead: int, layernorm: bool, chunk_size: int | None, left: int | None, length: int
 ) -> None:

@@ -23,8 +23,9 @@ from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_r
 ROOT = Path(__file__).resolve().parents[3]
 CTC = ROOT / "recipes/LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
 _FLAT = re.compile(r"^([A-Za-z]\w*): +(?!!(?:new|name|apply))\S", re.MULTILINE)
-#: `d_model` may be null here, because it is null in the file.
-SOURCE = RecipeFile(Path("x.yaml"), {"d_model": None, "lr": 0.1}, {})
+#: `d_model` may be null here, because it is null in a base.
+PARTS: dict[Path, dict[str, Any]] = {Path("base.yaml"): {"d_model": None}, Path("x.yaml"): {}}
+SOURCE = RecipeFile(Path("x.yaml"), {"d_model": 4}, PARTS)
 
 
 def recipe_files() -> set[Path]:
@@ -142,6 +143,7 @@ def test_what_a_person_types_is_what_they_mean(
         ({"test_splits": [], "test_beam_size": 1}, "--test_splits=[] leaves nothing to test on"),
         ({"test_splits": [], "tasks": ["intent"]}, "--test_splits=[] leaves nothing to test on"),
         ({"tasks": ["intent"], "classes": [18, 46]}, "one number for each of --tasks=['intent']"),
+        ({"model": {}, "output_neurons": None}, "give the number of tokens"),
         ({"n_fft": 512, "win_length": 32, "sample_rate": 44100}, "the 1411 samples of a window"),
         ({"cnn_channels": 64}, "a list such as [64, 32]"),
         ({"cnn_channels": [64], "frontend_type": "mel"}, "one number, such as 512"),
