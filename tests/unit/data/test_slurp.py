@@ -162,7 +162,7 @@ def test_a_changed_corpus_is_prepared_again(
 def test_a_stopped_preparation_continues(
     slurp: Path, save: Path, examined: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from summarymixing_modules.data import slurp as module
+    from summarymixing_modules.data.corpora import slurp as module
 
     original = module.read_split
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from summarymixing_modules.data.text import tokenizers
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransducerModel, TransformerASR
-from summarymixing_modules.models import transducer_loss as losses
+from summarymixing_modules.models.asr import transducer_loss as losses
 from summarymixing_modules.models.asr.transducer_loss import (
     BLANK_INDEX,
     plain_transducer_loss,
