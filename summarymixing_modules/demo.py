@@ -11,6 +11,7 @@ from typing import Any
 
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
@@ -48,7 +49,7 @@ def run_demo(
     Raises:
         InputError: the recipes are not beside the package.
     """
-    recipe = Path(__file__).resolve().parents[1] / RECIPE
+    recipe = REPOSITORY / RECIPE
     if not (recipe / "train.py").is_file():
         raise InputError(
             f"the demo runs {RECIPE}/train.py, which is not beside the package: clone the "

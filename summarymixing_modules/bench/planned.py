@@ -27,10 +27,9 @@ from summarymixing_modules.training.recipe.options import (
 )
 from summarymixing_modules.training.recipe.prepare import import_train, keys_of, train_script
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, check_yaml, read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 
-PLACEHOLDER = "!PLACEHOLDER"
 NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at
 AUGMENTATION = ("augmentation", "wav_augment", "fea_augment")  # cannot be built without memory
 
@@ -90,7 +89,7 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
     source = read_recipe(file)
     given = checked_flags(read_flags(flags, source.tree), source)
     overrides = overrides_in(given)
-    missing = _placeholders(source, overrides)
+    missing = source.missing(overrides)
     check_objects(source)
     if known is not None:
         check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
@@ -148,16 +147,6 @@ def _parts(name: str, module: nn.Module) -> dict[str, int]:
     }
     counted = sum(known.values()) - known["  of it mixers"] + sum(heads.values())
     return {**known, **heads, "other": count_parameters(module) - counted}
-
-
-def _placeholders(source: RecipeFile, overrides: Collection[str]) -> tuple[str, ...]:
-    """Keys without a value."""
-    found = []
-    for key, value in source.tree.items():
-        tag = getattr(getattr(value, "tag", None), "value", None)
-        if tag == PLACEHOLDER and key not in overrides:
-            found.append(key)
-    return tuple(found)
 
 
 def _build(file: Path, text: str, real: bool) -> tuple[dict[str, Any], str]:

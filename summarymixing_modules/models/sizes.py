@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -29,8 +28,9 @@ from summarymixing_modules.models.widths import (
     solve_width,
     without_memory,
 )
+from summarymixing_modules.repository import REPOSITORY
 
-TABLE = Path(__file__).resolve().parents[2] / "hparams" / "matched_sizes.yaml"
+TABLE = REPOSITORY / "hparams" / "matched_sizes.yaml"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,5 @@ def check_stage(stage: Stage, where: str) -> None:
         raise TableError(f"{where}: {error}") from None
     if OUTPUT_FOLDER in stage.flags:
         raise TableError(f"{where}: leave {OUTPUT_FOLDER} out; the table chooses the folder.")
-    for key, value in source.tree.items():
-        tag = getattr(getattr(value, "tag", None), "value", None)
-        if tag == "!PLACEHOLDER" and key not in (OUTPUT_FOLDER, *stage.flags):
-            raise TableError(f"{where}: {stage.recipe.name} needs a value for '{key}' in flags.")
+    for key in source.missing({OUTPUT_FOLDER, *stage.flags}):
+        raise TableError(f"{where}: {stage.recipe.name} needs a value for '{key}' in flags.")

@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.tables.checks import check_stage
 from summarymixing_modules.tables.expand import expand
 from summarymixing_modules.tables.schema import (
@@ -23,8 +24,7 @@ from summarymixing_modules.tables.schema import (
 )
 from summarymixing_modules.training.recipe.options import did_you_mean
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "recipes"
+RECIPES = REPOSITORY / "recipes"
 DEFINITIONS = Path(__file__).with_name("definitions")
 
 _ROW_NAME = re.compile(r"[\w.+=-]+(/[\w.+=-]+)*")  # becomes a folder

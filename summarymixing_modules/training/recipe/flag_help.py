@@ -9,7 +9,12 @@ from pathlib import Path
 from speechbrain.utils.run_opts import HELP_TEXTS
 
 from summarymixing_modules.training.recipe.options import FLAGS, RESUME_WITH_CHANGES, RUN_OPTIONS
-from summarymixing_modules.training.recipe.yaml_checks import FLAT_TAGS, RecipeFile, tag_of
+from summarymixing_modules.training.recipe.yaml_checks import (
+    FLAT_TAGS,
+    PLACEHOLDER,
+    RecipeFile,
+    tag_of,
+)
 
 HELP = frozenset({"-h", "--help"})
 _KEY_LINE = re.compile(r"(?P<key>[A-Za-z]\w*):(?P<value>[^#]*)(#\s*(?P<comment>.*))?$")
@@ -72,5 +77,5 @@ def _line(key: str, value: str | None, comment: str | None) -> str:
     """A flag, its value (None: it takes none) and what it is about."""
     flag = f"  --{key}"
     if value is not None:
-        flag += "=" + value.removeprefix("!ref ").replace("!PLACEHOLDER", "(needed)")
+        flag += "=" + value.removeprefix("!ref ").replace(PLACEHOLDER, "(needed)")
     return f"{flag:<{_WIDTH}} {comment or ''}".rstrip()

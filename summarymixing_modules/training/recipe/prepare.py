@@ -16,7 +16,6 @@ from summarymixing_modules.training.recipe.yaml_checks import read_recipe, tag_o
 from summarymixing_modules.training.run.run_folder import ResolvedRecipe
 from summarymixing_modules.training.run.run_lock import hold
 
-_PLACEHOLDER = "!PLACEHOLDER"
 _NOT_GIVEN = "not-given"  # stands for the values that only the training needs
 
 
@@ -54,9 +53,8 @@ def prepare_data(file: Path, flags: Sequence[str]) -> Path:
         )
     source = read_recipe(file)
     given = overrides_in(checked_flags(read_flags(flags, source.tree), source))
-    missing = [key for key, value in source.tree.items() if tag_of(value) == _PLACEHOLDER]
-    missing = [key for key in missing if key not in given]
-    recipe = ResolvedRecipe(source, {**dict.fromkeys(missing, _NOT_GIVEN), **given})
+    missing = dict.fromkeys(source.missing(given), _NOT_GIVEN)
+    recipe = ResolvedRecipe(source, {**missing, **given})
     plain = {key: json.dumps(value) for key, value in recipe.tree.items() if not tag_of(value)}
     hparams = PlainValues(
         {k: json.loads(text) for k, text in plain.items() if _NOT_GIVEN not in text}

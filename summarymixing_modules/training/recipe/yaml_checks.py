@@ -21,15 +21,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
+from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
 _INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
 _BASE, _SHARED = "base", "hparams"
-_REPOSITORY = Path(__file__).resolve().parents[3]
 GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
-FLAT_TAGS = ("", "!ref", "!PLACEHOLDER")  # of values that a flag may change
+PLACEHOLDER = "!PLACEHOLDER"  # of a value that must be given
+FLAT_TAGS = ("", "!ref", PLACEHOLDER)  # of values that a flag may change
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class RecipeFile:
     def written_in(self, key: str) -> Path:
         """The file whose value a key has."""
         return next(file for file, part in reversed(self.parts.items()) if key in part)
+
+    def missing(self, given: Collection[str]) -> tuple[str, ...]:
+        """Keys that need a value and are not given one."""
+        found = (key for key, node in self.tree.items() if tag_of(node) == PLACEHOLDER)
+        return tuple(key for key in found if key not in given)
 
     def place(self, key: str) -> str:
         """Where the value of a key stands: ``file, line N,``."""
@@ -101,7 +107,7 @@ def _find(file: Path, name: Any) -> Path:
     """The file that another one names as a base."""
     if not isinstance(name, str):
         raise ConfigError(f"'{_BASE}' of {file} must name YAML files, not {name}.")
-    above = [*file.absolute().parents, _REPOSITORY]
+    above = [*file.absolute().parents, REPOSITORY]
     folders = [file.parent, *(folder / _SHARED for folder in above)]
     found = [folder / name for folder in folders if (folder / name).is_file()]
     if not found:
@@ -224,7 +230,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _refuse_placeholders(file: Path, key: str, node: Any) -> None:
-    if tag_of(node) == "!PLACEHOLDER":
+    if tag_of(node) == PLACEHOLDER:
         flag = key.split("[")[0]
         raise ConfigError(f"{file} needs a value for {key}: give --{flag}=VALUE.")
     for name, child in children_of(node):
