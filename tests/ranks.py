@@ -104,9 +104,9 @@ def run_on_two_ranks(hparams: Path, folder: Path, *options: str) -> dict[str, An
     return result
 
 
-def load_script(train: str | Path) -> Any:
-    """A train.py as a module."""
-    spec = importlib.util.spec_from_file_location("train", train)
+def load_script(script: str | Path) -> Any:
+    """A train.py, or another script of a recipe, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

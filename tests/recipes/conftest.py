@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,20 +13,12 @@ import soundfile
 
 from summarymixing_modules.bundles import export_bundle
 from summarymixing_modules.data.corpora.iemocap import SPEAKERS
-from summarymixing_modules.data.demo.corpus import make_demo_corpus
+from tests.ranks import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 
 RunRecipe = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny demo corpus in LibriSpeech's layout."""
-    folder = tmp_path_factory.mktemp("corpus")
-    make_demo_corpus(folder, 24, 4, 4, workers=1, progress=False)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +29,7 @@ def encoder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options += ["--cnn_channels=[4, 4]", "--codes=32", "--num_workers=0", "--training_steps=1"]
     options += ["--num_buckets=2", "--device=cpu", "--noprogressbar", "--avoid_if_shorter_than=0.5"]
     argv = [str(recipe / "hparams" / "small.yaml"), f"--data_folder={corpus}"]
-    load_train(recipe).main([*argv, f"--output_folder={folder / 'run'}", *options])
+    load_script(recipe / "train.py").main([*argv, f"--output_folder={folder / 'run'}", *options])
     return export_bundle(folder / "run", folder / "bundle")
 
 
@@ -62,15 +52,6 @@ def iemocap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def load_train(recipe: Path) -> ModuleType:
-    """The train.py of a recipe as a module."""
-    spec = importlib.util.spec_from_file_location(f"train_{recipe.name}", recipe / "train.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def run_recipe(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecipe:
     """Runs a YAML file through its train.py on the tiny corpus; returns result.json's content."""
@@ -82,6 +63,6 @@ def run_recipe(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         argv = [str(hparams), *folders, "--device=cpu", "--noprogressbar", *options]
         train = hparams.parents[1] / "train.py"
         monkeypatch.setattr(sys, "argv", [str(train), *argv])
-        return load_train(train.parent).main(argv)
+        return load_script(train).main(argv)
 
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +13,10 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing import layer_probes
 from summarymixing_modules.probing.layer_tasks import TASKS, Outcome
 from summarymixing_modules.probing.states import ProbedEncoder
+from tests.ranks import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-spec = importlib.util.spec_from_file_location(
-    "layer_probes_script", ROOT / "recipes" / "MP3S" / "layer_probes.py"
-)
-assert spec is not None and spec.loader is not None
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+script = load_script(ROOT / "recipes" / "MP3S" / "layer_probes.py")
 main = script.main
 SMALL = ["--content_epochs=2", "--prep_workers=1"]
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from tests.ranks import said_by, start_ranks, wait_for
 from tests.recipes.tiny import TINY_SIZES, flags_for
 from tests.reliability.recipe_run import run_rank
@@ -98,14 +97,6 @@ TINY = {
     "negatives": 10,
     "precision": "fp32",
 }
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny demo corpus in LibriSpeech's layout."""
-    folder = tmp_path_factory.mktemp("corpus")
-    make_demo_corpus(folder, 24, 4, 4, workers=1, progress=False)
-    return folder
 
 
 @pytest.fixture

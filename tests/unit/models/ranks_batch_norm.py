@@ -1,11 +1,7 @@
-"""Networks with batch norm on the utterances of a rank; run by test_ranks_batch_norm.py.
-
-torchrun --nproc_per_node=2 ranks_batch_norm.py FOLDER
-"""
+"""Networks with batch norm on the utterances of a rank; run by test_ranks_batch_norm.py."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,19 +69,14 @@ def trained(module: nn.Module, lengths: list[list[int]], first: int) -> dict[str
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def main(folder: str) -> None:
+def run_rank(rank: int, folder: Path) -> None:
     """Wraps every network as SpeechBrain's Brain does, and saves what this rank found."""
     ddp_init_group(RUN_OPTS)
-    rank = torch.distributed.get_rank()
     found = {}
     for name, (_, ranks) in NETWORKS.items():
         brain = sb.Brain({"network": make(name)}, run_opts=RUN_OPTS)
         brain._wrap_distributed()
         first = sum(len(lengths) for lengths in ranks[:rank])
         found[name] = trained(brain.modules["network"], [ranks[rank]], first)
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
+    torch.save(found, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-SCRIPT = Path(__file__).parent / "ranks_batch_norm.py"
-TIMEOUT = 300  # seconds; a rank that waits for one that is gone would wait for hours
+from tests.ranks import start_ranks, wait_for
+from tests.unit.models import ranks_batch_norm as script
+
 Found = dict[str, dict[str, Tensor]]
-
-
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("ranks_batch_norm", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What every rank has found, in one launch."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    wait_for(start_ranks(script.run_rank, 2, folder / "found", folder), folder / "found")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
