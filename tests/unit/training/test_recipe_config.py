@@ -226,6 +226,16 @@ def test_a_base_is_checked_too(recipe: Path) -> None:
     assert f"key 'unread' ({features}, line 4)" in message(recipe)
 
 
+def test_a_base_named_twice_counts_where_it_is_named_last(recipe: Path) -> None:
+    """Its value wins, and is told to stand there."""
+    recipe.with_name("slow.yaml").write_text("rate: 5\n")
+    found = read_recipe(
+        edit(recipe, "base: features.yaml", "base: [features.yaml, slow.yaml, features.yaml]")
+    )
+    assert found.tree["rate"] == 7
+    assert found.place("rate") == f"{recipe.with_name('features.yaml')}, line 3,"
+
+
 def test_an_include_is_told_to_be_a_base(recipe: Path) -> None:
     edit(recipe, "precision: fp32", "more:\n  - !include:features.yaml")
     text = message(recipe)
