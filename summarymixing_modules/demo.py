@@ -16,7 +16,6 @@ from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
 HPARAMS = "hparams/small_conformer.yaml"
-TEST_SHARE, DEV_SHARE = 0.08, 0.06
 
 CAVEAT = """\
 The voices are synthetic (espeak-ng) and the sentences come from a small grammar: this figure says
@@ -55,13 +54,7 @@ def run_demo(
             f"the demo runs {RECIPE}/train.py, which is not beside the package: clone the "
             "repository and install it with `pip install -e .`"
         )
-    corpus = make_demo_corpus(
-        data_folder,
-        train_sentences,
-        max(1, round(DEV_SHARE * train_sentences)),
-        max(1, round(TEST_SHARE * train_sentences)),
-    )
-    print(corpus)
+    print(make_demo_corpus(data_folder, train_sentences))
     command = [
         sys.executable,
         str(recipe / "train.py"),

@@ -46,6 +46,7 @@ from summarymixing_modules.bundles.kinds import (
     encoder_weights,
     require_kind,
 )
+from summarymixing_modules.data.labels import LABELS_FILE
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.data.subset import subset_path
 from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -64,7 +65,6 @@ from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.classification import ClassificationBrain
-from summarymixing_modules.training.classification_data import LABELS_FILE
 from summarymixing_modules.training.fine_tuning import FineTuningBrain
 from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.recipe.yaml_checks import parse_yaml

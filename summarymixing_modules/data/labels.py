@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 #: Target of a class that training does not have: no loss, and never right.
 UNSEEN = -1
+LABELS_FILE = "labels.json"  # of a training, in its save_folder
 
 
 @dataclass(frozen=True)

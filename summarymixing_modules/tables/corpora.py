@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
-from summarymixing_modules.demo import DEV_SHARE, TEST_SHARE
 from summarymixing_modules.tables.schema import Table, TableError
 from summarymixing_modules.training.recipe.options import did_you_mean
 
@@ -72,5 +71,4 @@ def weights_of(table: Table, folders: Mapping[str, Path]) -> dict[str, str]:
 def make_missing_demo(folder: Path) -> None:
     """Make the demo corpus, in the size of ``summarymixing demo``, if there is none in a folder."""
     if not (folder / "LibriSpeech").exists():
-        dev, test = (round(share * DEMO_SENTENCES) for share in (DEV_SHARE, TEST_SHARE))
-        print(make_demo_corpus(folder, DEMO_SENTENCES, dev, test))
+        print(make_demo_corpus(folder, DEMO_SENTENCES))

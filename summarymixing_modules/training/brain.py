@@ -20,11 +20,17 @@ from speechbrain.utils.distributed import ddp_broadcast
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, IterableDataset
 
+from summarymixing_modules.bundles.initialisation import initialise_from
 from summarymixing_modules.training.memory import peak_memory_mb
+from summarymixing_modules.training.recipe.settings import (
+    SETTINGS,
+    RunSettings,
+    describe,
+    refuse_fewer,
+)
 from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_average
 from summarymixing_modules.training.run.checkpoint_files import while_they_last
 from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer, NoCheckpointError
-from summarymixing_modules.training.run.initialisation import initialise_from
 from summarymixing_modules.training.run.order import (
     EpochOrder,
     count_batches,
@@ -37,12 +43,6 @@ from summarymixing_modules.training.run.resume import (
     EpochSeeder,
     RandomState,
     tell_ranks_apart,
-)
-from summarymixing_modules.training.run.settings import (
-    SETTINGS,
-    RunSettings,
-    describe,
-    refuse_fewer,
 )
 from summarymixing_modules.training.schedules import ConfiguredRates
 from summarymixing_modules.training.statistics import MovingStatistics

@@ -12,7 +12,7 @@ from speechbrain.utils.distributed import run_on_main
 from summarymixing_modules.data.corpora.slurp import prepare_slurp
 from summarymixing_modules.data.corpora.speech_commands import CommandsTask, prepare_speech_commands
 from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.labels import Labels, add_targets, report_unseen
+from summarymixing_modules.data.labels import LABELS_FILE, Labels, add_targets, report_unseen
 from summarymixing_modules.training.asr_data import (
     AUDIO_KEYS,
     AudioData,
@@ -29,7 +29,6 @@ COMMANDS_KEYS = (SLURP_KEYS - {"train_splits", "dev_splits", "test_splits"}) | {
     "draw_seed",
     "official_test_folder",
 }
-LABELS_FILE = "labels.json"
 
 
 #: Set → task → class that training does not have → utterances.

@@ -20,9 +20,10 @@ from summarymixing_modules.data.text.semantics import Semantics, parse_semantics
 from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.text.tokenizers import BOS_INDEX, EOS_INDEX, Tokenizer
 from summarymixing_modules.models.asr.attention_ctc import BeamSearcher
+from summarymixing_modules.models.asr.attention_search import Searcher
 from summarymixing_modules.models.asr.patient_search import PatientBeamSearcher
 from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, build_data
-from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, Searcher
+from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.classification_data import slurp_manifests
 from summarymixing_modules.training.scores.slu_metrics import SLUScores
 

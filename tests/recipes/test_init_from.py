@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from summarymixing_modules.bundles import export_bundle
+from summarymixing_modules.bundles.initialisation import initialise_from
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.run.initialisation import initialise_from
 from tests.recipes.tiny import TINY_SIZES, flags_for
 
 LIBRISPEECH = Path(__file__).resolve().parents[2] / "recipes" / "LibriSpeech"

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: Raise it whenever sentences, voices or mixing change, so that cached trees are made anew.
 CORPUS_VERSION = 1
+#: Sentences of the sets that are not trained on, of those that are.
+SHARES = {"dev-clean": 0.06, "test-clean": 0.08}
 _STAMP = "demo.json"
 
 
@@ -90,8 +92,8 @@ class DemoCorpusInfo:
 def make_demo_corpus(
     folder: str | os.PathLike[str],
     train_sentences: int = 3750,
-    dev_sentences: int = 225,
-    test_sentences: int = 300,
+    dev_sentences: int | None = None,
+    test_sentences: int | None = None,
     seed: int = 1234,
     workers: int | None = None,
     overwrite: bool = False,
@@ -106,8 +108,8 @@ def make_demo_corpus(
     Args:
         folder: where to put ``LibriSpeech``.
         train_sentences: size of train-clean-100 (the default is about 2.5 h).
-        dev_sentences: size of dev-clean.
-        test_sentences: size of test-clean.
+        dev_sentences: size of dev-clean; None: 6 % of the training set's, at least 1.
+        test_sentences: size of test-clean; None: 8 %, likewise.
         seed: draws sentences, speakers' pitch and rate, noise.
         workers: processes; ``None`` is one for each CPU core that this process may use.
         overwrite: make it again even if a tree with the same settings is there.
@@ -120,11 +122,12 @@ def make_demo_corpus(
         DemoCorpusError: ``folder/LibriSpeech`` is something else, or a size is below 1.
         EspeakError: espeakng-loader is not installed.
     """
+    held_out = {"dev-clean": dev_sentences, "test-clean": test_sentences}
     sizes = {
-        "dev-clean": dev_sentences,
-        "test-clean": test_sentences,
-        "train-clean-100": train_sentences,
+        split: max(1, round(SHARES[split] * train_sentences)) if count is None else count
+        for split, count in held_out.items()
     }
+    sizes["train-clean-100"] = train_sentences
     for split, count in sizes.items():
         if count < 1:
             raise DemoCorpusError(f"{split}: asked for {count} sentences, use at least 1")

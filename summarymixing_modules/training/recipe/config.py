@@ -34,10 +34,10 @@ from summarymixing_modules.training.recipe.options import (
     take_switch,
 )
 from summarymixing_modules.training.recipe.process import leave_process_group, run
+from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe, begin_run
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
-from summarymixing_modules.training.run.run_folder import ResolvedRecipe, begin_run
 from summarymixing_modules.training.run.run_lock import FolderLock
 
 __all__ = ["ConfigError", "Recipe", "leave_process_group", "load_recipe", "run"]
@@ -76,7 +76,7 @@ def load_recipe(
 
     One process, or the ranks of one torchrun, may work in an output folder. A run that has
     checkpoints is gone on with: if what decides its result has changed, that is refused without
-    ``--resume_with_changes=True``; see `training.run.settings`.
+    ``--resume_with_changes=True``; see `training.recipe.settings`.
 
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).

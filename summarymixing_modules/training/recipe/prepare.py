@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from summarymixing_modules.training.recipe.options import ConfigError, overrides_in, read_flags
+from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe
 from summarymixing_modules.training.recipe.values import checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import read_recipe, tag_of
-from summarymixing_modules.training.run.run_folder import ResolvedRecipe
 from summarymixing_modules.training.run.run_lock import hold
 
 _NOT_GIVEN = "not-given"  # stands for the values that only the training needs

@@ -15,13 +15,13 @@ from torch import nn
 from summarymixing_modules.bundles import SSLEncoder, load_classifier, load_model
 from summarymixing_modules.bundles.export import write_bundle
 from summarymixing_modules.bundles.fine_tuning import START_KEYS, start_fine_tuning
+from summarymixing_modules.bundles.initialisation import initialise_from
 from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Classifier, Recognizer
 from summarymixing_modules.probing.encoder import frozen_encoder
 from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
-from summarymixing_modules.training.run.initialisation import initialise_from
 from tests.unit.bundles.conftest import tiny_model
 
 Load = Callable[[Path], object]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from summarymixing_modules.bundles.initialisation import initialise_from
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.run.averaging import load_average
@@ -25,7 +26,6 @@ from summarymixing_modules.training.run.checkpoint_files import (
 )
 from summarymixing_modules.training.run.checkpoint_folders import delete
 from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
-from summarymixing_modules.training.run.initialisation import initialise_from
 
 
 def make(folder: Path, **options: Any) -> tuple[AtomicCheckpointer, torch.nn.Linear]:

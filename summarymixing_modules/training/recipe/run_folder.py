@@ -26,6 +26,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.training.recipe.options import ConfigError, as_yaml
+from summarymixing_modules.training.recipe.settings import of_recipe, refuse_changes
 from summarymixing_modules.training.recipe.yaml_checks import (
     GENERATED,
     RecipeFile,
@@ -35,7 +36,6 @@ from summarymixing_modules.training.recipe.yaml_checks import (
 )
 from summarymixing_modules.training.run.report import RESOLVED_YAML, describe_environment
 from summarymixing_modules.training.run.run_lock import FolderLock, hold
-from summarymixing_modules.training.run.settings import of_recipe, refuse_changes
 
 _FLAGS = "# flags: "
 _KEY, _EPOCHS = "output_folder", "number_of_epochs"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from summarymixing_modules.bundles.initialisation import initialise_from
 from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.models import CTCModel
 from summarymixing_modules.models.describe import build
-from summarymixing_modules.training.run.initialisation import initialise_from
 
 
 @pytest.mark.parametrize(
