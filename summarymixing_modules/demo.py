@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.repository import REPOSITORY
+from summarymixing_modules.text_tables import aligned
 from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
@@ -87,6 +89,4 @@ def describe(output_folder: Path) -> str:
         ("figures", str(output_folder / "result.json")),
         ("curves", str(output_folder / "curves.png")),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
-    return "\n".join(["", *lines, "", CAVEAT])
+    return f"\n{indent(aligned(rows), '  ')}\n\n{CAVEAT}"

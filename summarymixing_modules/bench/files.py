@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.bench.report import aligned, crossover_text, crossovers
+from summarymixing_modules.bench.report import crossover_text, crossovers
 from summarymixing_modules.bench.rows import Row
 from summarymixing_modules.bench.setup import Setup
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.text_tables import aligned
 
 _CASE = ("form", "d_model", "batch", "seconds", "passes")
 _SETUP = ("what", "encoder", "precision", "compiled", "matched", "padding", "layers", "nhead")

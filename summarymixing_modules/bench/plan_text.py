@@ -8,6 +8,7 @@ from typing import Any
 from summarymixing_modules.bench.memory import GIB
 from summarymixing_modules.bench.setup import TOKEN_RATE
 from summarymixing_modules.bench.step_cost import SHORT
+from summarymixing_modules.text_tables import aligned
 
 
 def as_text(found: Mapping[str, Any]) -> str:
@@ -42,16 +43,16 @@ def _model_lines(found: Mapping[str, Any]) -> list[str]:
             "model: made in train.py from another run or bundle, so nothing is told about it here; "
             "plan the recipe that trains the encoder"
         ]
-    width = max(map(len, found["parameters"]))
-    lines = [f"{part:<{width}}  {count:>13,}" for part, count in found["parameters"].items()]
-    lines.append(f"{'parameters':<{width}}  {found['parameters_total']:>13,}")
+    counts = {**found["parameters"], "parameters": found["parameters_total"]}
     frozen = found["parameters_total"] - found["parameters_trained"]
-    lines += [f"{'  of it frozen':<{width}}  {frozen:>13,}"] if frozen else []
+    counts |= {"  of it frozen": frozen} if frozen else {}
+    rows = [[part, f"{count:>13,}"] for part, count in counts.items()]
     how = "counted"
     if not found["exact"]:
         bound = ", in fp32: memory is an upper bound" if found["precision"] != "fp32" else ""
         how = f"extrapolated from {SHORT[-1]:g} s{bound}"
-    lines += [
+    lines = [
+        aligned(rows, right=[1]),
         "",
         f"{found['flops_per_step'] / 1e12:.3g} TFLOP an optimizer step, all processes ({how})",
         "memory of a process: "

@@ -25,9 +25,9 @@ from summarymixing_modules.training.recipe.options import (
     read_flags,
     run_options,
 )
-from summarymixing_modules.training.recipe.prepare import import_train, keys_of, train_script
+from summarymixing_modules.training.recipe.prepare import import_train, keys_of
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe, train_script
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 
 NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import speechbrain
 import torch
 
-import summarymixing_modules
 from summarymixing_modules.bench.measure import Timing
 from summarymixing_modules.bench.memory import MIB
 from summarymixing_modules.bench.rows import OK, Row
 from summarymixing_modules.bench.setup import REFERENCE, Setup
-from summarymixing_modules.training.run.report import git_commit
+from summarymixing_modules.text_tables import aligned
+from summarymixing_modules.training.run.report import provenance
 
 
 def header(setup: Setup) -> dict[str, Any]:
     """The machine, the versions and the command."""
+    made = provenance()
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-        "git_commit": git_commit(Path(summarymixing_modules.__file__)),
+        **made,
         "device": setup.device,
         "device_name": device_name(setup.device),
         "threads": torch.get_num_threads(),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "speechbrain": speechbrain.__version__,
-            "summarymixing_modules": summarymixing_modules.__version__,
-        },
+        "versions": {**made["versions"], "cuda": torch.version.cuda},
     }
 
 
@@ -54,18 +43,8 @@ def device_name(device: str) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows of one batch size and kind of pass, with aligned columns."""
-    lines = [
-        [
-            "mixer",
-            "D",
-            "parameters",
-            "audio",
-            "median (quartiles)",
-            "real-time factor",
-            "peak memory",
-            f"time / {REFERENCE}",
-        ]
-    ]
+    head = ["mixer", "D", "parameters", "audio", "median (quartiles)", "real-time factor"]
+    lines = [[*head, "peak memory", f"time / {REFERENCE}"]]
     for row in rows:
         start = [row.form, str(row.d_model), f"{row.parameters:,}", f"{row.seconds:g} s"]
         if row.status != OK:
@@ -173,18 +152,3 @@ def summary(rows: Sequence[Row]) -> str:
         ends = f"{max(lengths):g} s / {min(lengths):g} s"
         lines.append([form, cheaper, f"{grown[form]:.2f} ({ends})" if form in grown else "-"])
     return aligned(lines)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lines with columns two spaces apart; a row may end early with a long text."""
-    full = [row for row in rows if len(row) == len(rows[0])]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    shorter = [row for row in rows if len(row) < len(rows[0])]
-    for index in range(len(widths)):
-        cells = [len(row[index]) for row in shorter if index < len(row) - 1]
-        widths[index] = max([widths[index], *cells])
-    lines = []
-    for row in rows:
-        cells_text = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join(cells_text).rstrip())
-    return "\n".join(lines)

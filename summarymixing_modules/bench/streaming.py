@@ -32,6 +32,7 @@ from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.mixers import mixer_spec
 from summarymixing_modules.models import ConvFrontEnd2d, TransducerModel, TransformerASR
 from summarymixing_modules.streaming import LocalFbank, StreamingRecognizer, state_bytes
+from summarymixing_modules.text_tables import aligned
 from summarymixing_modules.training.memory import peak_memory_mb
 
 SAMPLE_RATE = 16_000
@@ -169,12 +170,11 @@ def report(minutes: Sequence[Minute], chunk_ms: float) -> str:
     """A table of at most a dozen of the minutes, the first and the last among them, and ratios."""
     step = -(-len(minutes) // 11)
     shown = sorted({*range(0, len(minutes), step), len(minutes) - 1})
-    lines = ["minute | state | chunk, median | its CPU time | slowest | peak memory"]
+    rows = [["minute", "state", "chunk, median", "its CPU time", "slowest", "peak memory"]]
     for row in (minutes[index] for index in shown):
-        lines.append(
-            f"{row.minute} | {row.state_bytes:,} B | {row.chunk_ms:.2f} ms | "
-            f"{row.cpu_ms:.2f} ms | {row.slowest_ms:.1f} ms | {row.peak_mb:.0f} MB"
-        )
+        times = [f"{row.chunk_ms:.2f} ms", f"{row.cpu_ms:.2f} ms", f"{row.slowest_ms:.1f} ms"]
+        state, peak = f"{row.state_bytes:,} B", f"{row.peak_mb:.0f} MB"
+        rows.append([str(row.minute), state, *times, peak])
     first, last = minutes[0], minutes[-1]
     ratios = {
         "state": last.state_bytes / first.state_bytes,
@@ -183,8 +183,8 @@ def report(minutes: Sequence[Minute], chunk_ms: float) -> str:
         "peak memory": last.peak_mb / first.peak_mb,
     }
     grown = ", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
-    lines.append(f"last / first minute: {grown}; real-time factor {last.chunk_ms / chunk_ms:.4f}")
-    return "\n".join(lines)
+    told = f"last / first minute: {grown}; real-time factor {last.chunk_ms / chunk_ms:.4f}"
+    return f"{aligned(rows, range(len(rows[0])), separator=' | ')}\n{told}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

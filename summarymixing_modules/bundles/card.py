@@ -7,6 +7,7 @@ from typing import Any
 
 from summarymixing_modules.bundles.kinds import CLASSIFIER, ENCODER, RECOGNISER, kind_of
 from summarymixing_modules.bundles.run import RunContent
+from summarymixing_modules.text_tables import markdown
 from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 _CARD = """\
@@ -82,6 +83,11 @@ hidden = encoder(samples_BL, lengths_B)  # .states, .output_BTD, .lengths_B
 """
 
 
+#: Entries of result.json that a card tells besides the metrics.
+_OF_TRAINING = ("optimizer_steps", "audio_hours_seen", "train_seconds", "real_time_factor")
+_OF_MACHINE = ("device_name", "precision", "git_commit", "date")
+
+
 @dataclass(frozen=True)
 class _Words:
     """What a card says about a kind of model."""
@@ -149,16 +155,15 @@ def _streaming(trained_with_chunks: bool) -> str:
 
 def _figures(result: dict[str, Any], note: str) -> str:
     metrics = result.get("metrics") or {}
-    rows = [(name, f"{value:.4g}") for name, value in metrics.items() if value is not None]
-    for key in ("optimizer_steps", "audio_hours_seen", "train_seconds", "real_time_factor"):
-        if result.get(key) is not None:
-            rows.append((key, f"{result[key]:.4g}" if key != "optimizer_steps" else result[key]))
+    found = {**metrics, **{key: result.get(key) for key in _OF_TRAINING}}
+    rows = [
+        (key, str(value) if key == "optimizer_steps" else f"{value:.4g}")
+        for key, value in found.items()
+        if value is not None
+    ]
     if missing := missing_utterances(result):
         note = f"{note} Of parts of test sets: {missing}."
-    for key in ("device_name", "precision", "git_commit", "date"):
-        if result.get(key):
-            rows.append((key, result[key]))
+    rows += [(key, str(result[key])) for key in _OF_MACHINE if result.get(key)]
     if not rows:
         return "The run left no result.json: it was not evaluated."
-    lines = ["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines) + f"\n\n{note}"
+    return f"{markdown([('what', 'value'), *rows])}\n\n{note}"

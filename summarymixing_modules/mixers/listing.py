@@ -26,6 +26,7 @@ from summarymixing_modules.mixers.registry import (
     mixer_names,
     mixer_spec,
 )
+from summarymixing_modules.text_tables import aligned
 
 # The second of the two lengths at which the cost is shown, in lengths of the first.
 LONGER = 4
@@ -107,7 +108,7 @@ def mixers_as_text(listings: Sequence[MixerListing]) -> str:
     header = ["mixer", "linear", "bidirectional", "causal", "chunked", "streaming", "positions"]
     header += ["parameters", *(f"MFLOP/frame, T={length}" for length in lengths), "source"]
     rows = [[listing.form, *_abilities(listing), *_figures(listing)] for listing in listings]
-    return "\n".join([*_aligned([header, *rows], range(7, 8 + len(lengths))), "", FOOTER])
+    return f"{aligned([header, *rows], range(7, 8 + len(lengths)))}\n\n{FOOTER}"
 
 
 def options_as_text(attention_type: str) -> str:
@@ -116,7 +117,7 @@ def options_as_text(attention_type: str) -> str:
     if not defaults:
         return f"{attention_type} has no options."
     rows = [["option", "default"], *([name, str(value)] for name, value in defaults.items())]
-    return "\n".join([f"Options of {attention_type}:", "", *_aligned(rows)])
+    return f"Options of {attention_type}:\n\n{aligned(rows)}"
 
 
 def mixers_as_json(listings: Sequence[MixerListing]) -> str:
@@ -171,16 +172,3 @@ def _abilities(listing: MixerListing) -> list[str]:
 def _figures(listing: MixerListing) -> list[str]:
     costs = (f"{flops / 1e6:.2f}" for flops in listing.flops_per_frame.values())
     return [f"{listing.parameters:,}", *costs, listing.source]
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Lines with columns two spaces apart; those in ``right`` end together."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

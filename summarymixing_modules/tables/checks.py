@@ -8,14 +8,9 @@ from pathlib import Path
 from summarymixing_modules.tables.flags import as_arguments
 from summarymixing_modules.tables.schema import Stage, TableError
 from summarymixing_modules.training.recipe.options import ConfigError, read_overrides
-from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe, train_script
 
 OUTPUT_FOLDER = "output_folder"
-
-
-def train_script(recipe: Path) -> Path:
-    """The train.py of a recipe's YAML file: beside its folder ``hparams``."""
-    return recipe.parents[1] / "train.py"
 
 
 @cache

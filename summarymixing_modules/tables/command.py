@@ -41,6 +41,7 @@ from summarymixing_modules.tables.slurm import (
     sbatch_command,
     submit,
 )
+from summarymixing_modules.text_tables import aligned
 
 INTERRUPTED = 130
 
@@ -52,9 +53,8 @@ def run_tables(arguments: argparse.Namespace) -> int:
         TableError: see `load_table`, `select_rows`, `corpus_folders` and `run_all`.
     """
     if arguments.action == "list":
-        for name in table_names():
-            table = load_table(name)
-            print(f"{name:<14} {len(table.rows):>3} rows  {table.title}")
+        tables = map(load_table, table_names())
+        print(aligned([[t.name, f"{len(t.rows)} rows", t.title] for t in tables], right=[1]))
         return 0
     table = load_table(arguments.table)
     if arguments.action == "show":

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.tables.checks import OUTPUT_FOLDER, recipe_of, train_script
+from summarymixing_modules.tables.checks import OUTPUT_FOLDER, recipe_of
 from summarymixing_modules.tables.flags import NEUTRAL, as_arguments
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError
 from summarymixing_modules.training.recipe.options import ConfigError, read_overrides
+from summarymixing_modules.training.recipe.yaml_checks import train_script
 
 LOCAL, TORCHRUN, SLURM = "local", "torchrun", "slurm"
 CHECKPOINT_MINUTES = 15  # what is lost at most when a run is killed

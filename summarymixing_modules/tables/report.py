@@ -14,6 +14,7 @@ from summarymixing_modules.tables.collect import INCOMPLETE, NOT_RUN, Cell, as_j
 from summarymixing_modules.tables.plan import corpora_of, plan
 from summarymixing_modules.tables.record import read_result
 from summarymixing_modules.tables.schema import Column, Row, Table
+from summarymixing_modules.text_tables import markdown
 
 CELLS, REPORT, FIGURES = "cells.json", "report.md", "figures"
 _MANY_COLUMNS = 10  # more do not fit beside each other
@@ -89,18 +90,12 @@ def _overview(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     filled = [cell for cell in cells if cell.ours is not None or cell.published is not None]
     shown = {cell.row for cell in filled}
     columns = [c for c in table.columns if c.name in {cell.column for cell in filled}]
-    lines = [
-        "| row | " + " | ".join(column.head for column in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for row in table.rows:
-        if row.name not in shown:
-            continue
-        texts = [_short(found.get((row.name, column.name))) for column in columns]
-        lines.append(f"| {row.name} | " + " | ".join(texts) + " |")
+    lines = [["row", *(column.head for column in columns)]]
+    for name in (row.name for row in table.rows if row.name in shown):
+        lines.append([name, *(_short(found.get((name, column.name))) for column in columns)])
     if shown:
         head = "Ours, and in brackets what was published:\n\n" if table.source else ""
-        yield head + "\n".join(lines)
+        yield head + markdown(lines)
 
 
 def _fits(table: Table) -> bool:
@@ -121,13 +116,12 @@ def _details(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     if not any(cell.published is not None for cell in cells) and _fits(table):
         return
     columns = {column.name: column for column in table.columns}
-    lines = ["| row | figure | published | ours | difference | |", "|---|---|---|---|---|---|"]
+    lines = [["row", "figure", "published", "ours", "difference", "verdict"]]
     for cell in cells:
         column = columns[cell.column]
         figures = [_figure(cell.published), _figure(cell.ours), _difference(column, cell)]
-        line = [cell.row, column.head, *figures, cell.verdict]
-        lines.append("| " + " | ".join(line) + " |")
-    yield "## Every figure\n\n" + "\n".join(lines)
+        lines.append([cell.row, column.head, *figures, cell.verdict])
+    yield f"## Every figure\n\n{markdown(lines)}"
 
 
 def _difference(column: Column, cell: Cell) -> str:

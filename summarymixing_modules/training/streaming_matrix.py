@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.pictures import line_style, picture
+from summarymixing_modules.text_tables import aligned
 from summarymixing_modules.training.guard import is_empty
 from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words
 from summarymixing_modules.training.transducer import TransducerBrain
@@ -112,13 +113,10 @@ def format_matrix(cells: Sequence[Cell], title: str) -> str:
     sizes = list(dict.fromkeys(cell.chunk_ms for cell in cells if cell.chunk_ms is not None))
     lefts = list(dict.fromkeys(cell.left_chunks for cell in cells if cell.chunk_ms is not None))
     wer = {(cell.chunk_ms, cell.left_chunks): cell.wer for cell in cells}
-    head = "left chunks | " + " | ".join(f"{size:>5.0f} ms" for size in sizes)
-    rows = [
-        f"{_left_name(left):>11} | " + " | ".join(f"{wer[size, left]:>8.2f}" for size in sizes)
-        for left in lefts
-    ]
-    full = f"full context: {wer[None, None]:.2f}"
-    return "\n".join([f"WER (%) on {title}, greedy", head, *rows, full])
+    rows = [["left chunks", *(f"{size:>5.0f} ms" for size in sizes)]]
+    rows += [[_left_name(left), *(f"{wer[size, left]:.2f}" for size in sizes)] for left in lefts]
+    table = aligned(rows, range(len(rows[0])), separator=" | ")
+    return f"WER (%) on {title}, greedy\n{table}\nfull context: {wer[None, None]:.2f}"
 
 
 def write_matrix(cells: Sequence[Cell], folder: Path, name: str) -> None:

@@ -12,7 +12,7 @@ PACKAGE = "summarymixing_modules"
 FOLDER = Path(__file__).resolve().parents[2] / PACKAGE
 #: From the lowest to the highest. What is not named itself counts to the folder that it lies in.
 ORDER = (
-    *("_version", "errors", "repository", "compat"),
+    *("_version", "errors", "repository", "compat", "text_tables"),
     *("data", "pictures"),
     *("ops", "mixers", "encoders", "models", "streaming"),
     # What a run leaves behind, and how a recipe is read: bundles are made of both.

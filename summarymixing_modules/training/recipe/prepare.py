@@ -13,7 +13,7 @@ from typing import Any
 from summarymixing_modules.training.recipe.options import ConfigError, overrides_in, read_flags
 from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe
 from summarymixing_modules.training.recipe.values import checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import read_recipe, tag_of
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe, tag_of, train_script
 from summarymixing_modules.training.run.run_lock import hold
 
 _NOT_GIVEN = "not-given"  # stands for the values that only the training needs
@@ -71,11 +71,6 @@ def run_prepare(recipe: str, flags: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(f"Prepared: {prepare_data(Path(recipe), flags)}. Train with the same flags.")
     return 0
-
-
-def train_script(file: Path) -> Path:
-    """Where the train.py of a recipe's YAML file is, if there is one."""
-    return file.resolve().parent.parent / "train.py"
 
 
 def keys_of(train: ModuleType) -> frozenset[str]:

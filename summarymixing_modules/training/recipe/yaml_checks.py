@@ -11,6 +11,7 @@ HyperPyYAML reports little: a key that nothing reads does nothing and says nothi
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -153,6 +154,14 @@ def place(file: Path, parent: Any, key: Any) -> str:
     """Where an entry of a mapping or list stands: ``file, line N,``; the file where it is new."""
     lines = getattr(getattr(parent, "lc", None), "data", None) or {}
     return f"{file}, line {lines[key][0] + 1}," if key in lines else str(file)
+
+
+def train_script(file: Path) -> Path:
+    """Where the train.py of a recipe's YAML file is: beside its folder, if there is one.
+
+    Links are taken as they are: a train.py, or a YAML file, may be a link to another recipe's.
+    """
+    return Path(os.path.abspath(file)).parent.parent / "train.py"
 
 
 def is_record(file: Path) -> bool:
