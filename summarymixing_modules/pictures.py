@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 #: Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 #: Beyond colour, lines are told apart by these.
-MARKERS = "osD^vP"
+MARKERS, LINES = "osD^vP", ("-", "--", ":", "-.")
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and marker of a picture's n-th line, as arguments of ``plot``."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    """Colour, marker and dashes of a picture's n-th line, as arguments of ``plot``."""
+    turn, place = divmod(index, len(COLOURS))
+    dashes = LINES[turn % len(LINES)]
+    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": dashes}
 
 
 @contextmanager

@@ -10,14 +10,12 @@ from summarymixing_modules.bench.memory import GIB, MIB
 from summarymixing_modules.bench.report import crossover, crossover_text, crossovers
 from summarymixing_modules.bench.rows import OK, OOM, SKIPPED, Row
 from summarymixing_modules.bench.setup import REFERENCE, Setup
-from summarymixing_modules.pictures import COLOURS, picture
+from summarymixing_modules.pictures import line_style, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STYLES = ("-", "--", ":", "-.")  # six colours each
 RING = f"cheaper than {REFERENCE} from here on"
-MARKERS = "osD^vP*X"
 
 
 def plot(rows: Sequence[Row], setup: Setup, device: str, file: Path) -> None:
@@ -38,12 +36,7 @@ def plot(rows: Sequence[Row], setup: Setup, device: str, file: Path) -> None:
     with picture(file, 14, height) as figure:
         time, memory, factor = figure.subplots(1, 3)
         for index, form in enumerate(forms):
-            style: dict[str, Any] = {
-                "color": COLOURS[index % len(COLOURS)],
-                "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
-                "marker": MARKERS[index % len(MARKERS)],
-                "markersize": 4,
-            }
+            style = {**line_style(index), "markersize": 4}
             label = form
             if form in crossovers(rows):
                 label += f" (cheaper than {REFERENCE}: {crossover_text(rows, form)})"

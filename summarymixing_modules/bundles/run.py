@@ -149,11 +149,6 @@ class _Parts:
         return CLASSIFIER if isinstance(self.model, ClassifierModel) else ENCODER
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder looks like the output folder of a recipe."""
-    return (folder / RESOLVED_YAML).is_file()
-
-
 def read_run(folder: str | os.PathLike[str]) -> RunContent:
     """Reads a run: its best checkpoints, chosen and averaged as its evaluation does.
 
@@ -167,7 +162,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
         InputError: no run, no checkpoint, or something that cannot be exported.
     """
     run = Path(folder)
-    if not is_run(run):
+    if not (run / RESOLVED_YAML).is_file():
         raise InputError(
             f"{run} is no output folder of a recipe: it has no {RESOLVED_YAML}. Give the "
             "--output_folder of a training."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from summarymixing_modules.tables.flags import as_arguments
 from summarymixing_modules.tables.schema import Stage, TableError
-from summarymixing_modules.training.recipe.options import ConfigError, read_overrides
+from summarymixing_modules.training.recipe.options import ConfigError, read_flags
 from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe, train_script
 
 OUTPUT_FOLDER = "output_folder"
@@ -35,7 +35,7 @@ def check_stage(stage: Stage, where: str) -> None:
         raise TableError(f"{where}: there is no recipe {train_script(stage.recipe)}.")
     try:
         source = recipe_of(stage.recipe)
-        read_overrides(as_arguments(stage.flags), source.tree)
+        read_flags(as_arguments(stage.flags), source.tree)
     except ConfigError as error:
         raise TableError(f"{where}: {error}") from None
     if OUTPUT_FOLDER in stage.flags:

@@ -15,7 +15,7 @@ from summarymixing_modules.tables.flags import NEUTRAL, as_arguments
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError
-from summarymixing_modules.training.recipe.options import ConfigError, read_overrides
+from summarymixing_modules.training.recipe.options import ConfigError, read_flags
 from summarymixing_modules.training.recipe.yaml_checks import train_script
 
 LOCAL, TORCHRUN, SLURM = "local", "torchrun", "slurm"
@@ -82,7 +82,7 @@ def stage_flags(stage: Stage, launch: Launch) -> dict[str, Any]:
         return flags
     try:
         keys = recipe_of(stage.recipe).tree
-        read_overrides(as_arguments(flags), keys)
+        read_flags(as_arguments(flags), keys)
     except ConfigError as error:
         raise TableError(f"{_short(stage.recipe)}: {error}") from None
     if stage.processes in (None, launch.processes) or _ACCUMULATION in extra:

@@ -26,7 +26,7 @@ from summarymixing_modules.tables.commands import LOCAL, Launch, stage_flags
 from summarymixing_modules.tables.flags import parse_extra
 from summarymixing_modules.tables.plan import select_rows
 from summarymixing_modules.tables.read import load_table
-from summarymixing_modules.training.recipe.options import RUN_OPTIONS, read_overrides
+from summarymixing_modules.training.recipe.options import RUN_OPTIONS, read_flags
 from tests.unit.bundles.conftest import tiny_content
 from tests.unit.inference.test_classifier import content as classifier_content
 from tests.unit.inference.test_recognizer import make_bundle
@@ -73,7 +73,7 @@ def check_train(folder: Path, words: list[str]) -> None:
     yaml, *flags = (word for word in words[at + 1 :] if word != "...")
     if yaml not in ANY_YAML:
         assert (folder / words[at]).is_file() and (folder / yaml).is_file()
-        read_overrides(flags, recipe_of(folder / yaml).tree)
+        read_flags(flags, recipe_of(folder / yaml).tree)
     for word in words:
         if not word.startswith("--output_folder"):
             check_results(folder, word.rpartition("=")[2])

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from tqdm import tqdm
 from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.demo.espeak import EspeakError
 from summarymixing_modules.data.demo.grammar import make_sentences
-from summarymixing_modules.data.demo.layout import write_tables, write_transcripts
 from summarymixing_modules.data.demo.speech import (
     Utterance,
     cast,
@@ -44,6 +43,14 @@ CORPUS_VERSION = 1
 #: Sentences of the sets that are not trained on, of those that are.
 SHARES = {"dev-clean": 0.06, "test-clean": 0.08}
 _STAMP = "demo.json"
+_README = """SYNTHETIC SPEECH - NOT LIBRISPEECH
+
+This tree has the layout of LibriSpeech, but nobody recorded it: espeak-ng, a speech synthesiser,
+reads sentences drawn from a small grammar, with light artificial noise. It exists so that recipes
+can be tried and tested without a download. Error rates on it say nothing about human speech and
+must not be compared with published results. Voices and sentences of train-clean-100, dev-clean and
+test-clean do not overlap. demo.json holds the settings that made it.
+"""
 
 
 class DemoCorpusError(InputError):
@@ -180,7 +187,7 @@ def _check_replaceable(librispeech: Path) -> None:
     is_demo = (librispeech / _STAMP).is_file()
     if not librispeech.is_dir() or (any(librispeech.iterdir()) and not is_demo):
         raise DemoCorpusError(f"{librispeech} exists and is not a demo corpus: {remedy}")
-    ours = {_STAMP, "README.TXT", "SPEAKERS.TXT", "CHAPTERS.TXT", *split_variants()}
+    ours = {_STAMP, "README.TXT", *split_variants()}
     foreign = sorted(path.name for path in librispeech.iterdir() if path.name not in ours)
     if foreign:
         raise DemoCorpusError(
@@ -199,9 +206,9 @@ def _build(
     shutil.rmtree(tree, ignore_errors=True)
     splits = _cast_splits(settings["sentences"], settings["seed"])
     for split, utterances in splits.items():
-        write_transcripts(tree / split, utterances)
+        _write_transcripts(tree / split, utterances)
     frames = _write_audio(tree, splits, settings["seed"], workers, progress)
-    write_tables(tree, splits, frames)
+    (tree / "README.TXT").write_text(_README, encoding="utf-8")
     contents = {**_contents(splits, frames), "seconds": round(time.perf_counter() - start, 2)}
     stamp = {"synthetic": True, "settings": settings, "contents": contents}
     (tree / _STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
@@ -217,6 +224,16 @@ def _cast_splits(sizes: Mapping[str, int], seed: int) -> dict[str, list[Utteranc
         split: cast(list(islice(sentences, count)), variants[split], seed)
         for split, count in sizes.items()
     }
+
+
+def _write_transcripts(split_folder: Path, utterances: Sequence[Utterance]) -> None:
+    """Make the folders of a split and their ``SPEAKER-CHAPTER.trans.txt`` files."""
+    for folder, chapter in groupby(utterances, key=lambda utterance: utterance.folder):
+        lines = [f"{utterance.identifier} {utterance.sentence.text}\n" for utterance in chapter]
+        path = split_folder / folder
+        path.mkdir(parents=True)
+        name = "-".join(folder.parts) + ".trans.txt"
+        (path / name).write_text("".join(lines), encoding="utf-8")
 
 
 def _write_audio(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
-import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -77,13 +76,6 @@ def voice_variants() -> tuple[str, ...]:
     """
     names = (path.name for path in _variants_folder().iterdir() if path.is_file())
     return tuple(sorted(name for name in names if name not in EXCLUDED_VARIANTS))
-
-
-@cache
-def variant_sex(variant: str) -> str:
-    """``"F"`` or ``"M"`` as the variant's own file says; espeak-ng's base voice is male."""
-    text = (_variants_folder() / variant).read_text(encoding="utf-8", errors="replace")
-    return "F" if re.search(r"^gender\s+female", text, re.MULTILINE | re.IGNORECASE) else "M"
 
 
 class _Library:

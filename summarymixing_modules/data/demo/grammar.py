@@ -163,15 +163,6 @@ class Sentence:
         return self.text.lower() + self.mark
 
 
-def vocabulary() -> frozenset[str]:
-    """Every word that the grammar can produce."""
-    texts = [*(text for texts in _CHOICES.values() for text in texts)]
-    texts += [template for template, _mark, _weight in _TEMPLATES]
-    names = {f"{name}'S" for name in _CHOICES["name"]}
-    words = {word for text in texts for word in _SLOT.sub(" ", text).split()}
-    return frozenset((words - {"'S"}) | names | {"AN"})
-
-
 def _expand(text: str, rng: random.Random) -> str:
     while match := _SLOT.search(text):
         filling = rng.choice(_CHOICES[match[1]])

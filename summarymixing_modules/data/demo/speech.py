@@ -21,7 +21,6 @@ from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.demo.espeak import (
     EspeakError,
     speak,
-    variant_sex,
     voice_variants,
 )
 from summarymixing_modules.data.demo.grammar import Sentence
@@ -72,11 +71,6 @@ class Speaker:
     accent: str
     pitch: int
     rate: int
-
-    @property
-    def sex(self) -> str:
-        """``"F"`` or ``"M"``."""
-        return variant_sex(self.variant)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,6 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f" Did you mean {' or '.join(prefix + by_lower[n] for n in near)}?" if near else ""
 
 
-def read_overrides(arguments: Sequence[str], yaml_keys: Iterable[str]) -> dict[str, str]:
-    """The options of `read_flags` that override a key of the YAML file."""
-    return overrides_in(read_flags(arguments, yaml_keys))
-
-
 def overrides_in(flags: Mapping[str, str]) -> dict[str, str]:
     """The flags that are no run options."""
     return {name: value for name, value in flags.items() if name not in RUN_OPTIONS}

@@ -14,19 +14,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import is_distributed_initialized
 from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.recipe.options import RESUME_WITH_CHANGES
 from summarymixing_modules.training.recipe.yaml_checks import tag_of
 from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.resume import world_size
 
 SETTINGS = "settings"  # the recoverable's name
 #: Keys of YAML files that say where, how fast and how a run works, and what comes after training.
@@ -174,8 +173,7 @@ def of_recipe(
         values = _flat(tree_with({k: v for k, v in changes.items() if k in tree}))
         options = {name: _effective(name, run_opts, values) for name in (*_OPTIONS, _FACTOR)}
         values.pop(_FACTOR, None)
-        processes = torch.distributed.get_world_size() if is_distributed_initialized() else 1
-        batches = int(options.pop(_FACTOR)) * processes
+        batches = int(options.pop(_FACTOR)) * world_size()
         # Through JSON, as they are stored: tuples are lists there.
         return json.loads(json.dumps({**values, **options, _BATCHES: batches, **changes}))
 

@@ -23,7 +23,7 @@ TOTALS = (
     "forward_seconds",  # of the compute seconds, loss included
     "backward_seconds",
     "frames",  # of the encoder, or tokens, trained on, on this rank, without padding
-    "measured_steps",  # optimizer steps since forward_seconds, backward_seconds and frames exist
+    "measured_steps",  # optimizer steps
     "total_seconds",  # wall clock of the processes, set-up and evaluations included
     "audio_seconds",  # trained on, on this rank, without padding
     "padded_seconds",  # the same with padding
@@ -54,8 +54,7 @@ class TrainHistory:
     Attributes:
         curves: "step" (optimizer steps), "loss" (mean since the last point), "lr" and "grad_norm"
             (before clipping), each a list with one value per `interval` optimizer steps.
-        per_step: `PER_STEP`, each a list with a value for every point of the curves; NaN for points
-            that an earlier version of this package made.
+        per_step: `PER_STEP`, each a list with a value for every point of the curves.
         epochs: what each epoch's end reported, in order.
         totals: sums over the whole run; see `TOTALS`.
         changes: where the run went on with other settings: the step, and what differed.
@@ -113,16 +112,10 @@ class TrainHistory:
         return self._means(new, self._sum_over_ranks([new[name] for name in _SUMMED]))
 
     def step_means(self) -> dict[str, float]:
-        """`PER_STEP` in the mean over the whole run; call it on every rank.
-
-        NaN is what no step was measured for.
-        """
-        summed = self._sum_over_ranks([self.totals[name] for name in _SUMMED])
-        means = self._means({**self.totals, "measured_steps": self.last_step}, summed)
-        measured = self.totals["measured_steps"] or math.nan
-        for name in ("frames", "forward_seconds", "backward_seconds"):
-            means[name] *= self.last_step / measured
-        return means
+        """`PER_STEP` in the mean over the whole run, NaN before a step; call it on every rank."""
+        return self._means(
+            self.totals, self._sum_over_ranks([self.totals[name] for name in _SUMMED])
+        )
 
     @staticmethod
     def _means(sums: Mapping[str, float], summed: Sequence[float]) -> dict[str, float]:
@@ -189,15 +182,11 @@ class TrainHistory:
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool = True) -> None:
-        """Read what `save` wrote; totals that are new since then start at 0."""
+        """Read what `save` wrote."""
         del end_of_epoch
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-        self.curves = state["curves"]
-        self.epochs = state["epochs"]
-        self.totals = dict.fromkeys(TOTALS, 0.0) | state["totals"]
-        unknown = {name: [math.nan] * len(self.curves["step"]) for name in PER_STEP}
-        self.per_step = unknown | state.get("per_step", {})
-        self._at_point = dict(self.totals) | state.get("at_point", {})
-        self.changes = state.get("changes", [])
+        self.curves, self.per_step = state["curves"], state["per_step"]
+        self.epochs, self.changes = state["epochs"], state["changes"]
+        self.totals, self._at_point = state["totals"], state["at_point"]
         self.last_step = state["last_step"]
         self._losses = state["losses"]

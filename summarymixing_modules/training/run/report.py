@@ -22,12 +22,12 @@ from speechbrain.utils.distributed import (
     ddp_all_reduce,
     ddp_barrier,
     if_main_process,
-    is_distributed_initialized,
 )
 
 import summarymixing_modules
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.training.run.curves import plot_curves
+from summarymixing_modules.training.run.resume import world_size
 
 if TYPE_CHECKING:
     from summarymixing_modules.training.brain import SafeBrain
@@ -112,7 +112,7 @@ def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
         "config_sha256": config_hash(folder / RESOLVED_YAML),
         "device": brain.device,
         "device_name": _device_name(brain.device),
-        "world_size": torch.distributed.get_world_size() if is_distributed_initialized() else 1,
+        "world_size": world_size(),
         "precision": brain.precision,
     }
 

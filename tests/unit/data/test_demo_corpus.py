@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -54,12 +53,6 @@ def test_librispeech_layout(demo_folder: Path) -> None:
             info = soundfile.info(demo_folder / name)
             assert (info.samplerate, info.channels, info.format) == (16000, 1, "FLAC")
             assert 0.7 < info.duration < 7 and len(line) == 4 and text.isupper()
-    speakers = (demo_folder / "LibriSpeech" / "SPEAKERS.TXT").read_text().splitlines()
-    row = re.compile(r"\d+ *\| [MF] \| train-clean-100 *\| [\d.]+ *\| espeak-ng .+")
-    assert any(row.fullmatch(line) for line in speakers)
-    chapters = (demo_folder / "LibriSpeech" / "CHAPTERS.TXT").read_text()
-    for identifier in transcripts(demo_folder, "dev-clean"):
-        assert identifier.split("-")[1] in chapters
 
 
 def test_it_says_that_it_is_synthetic(demo_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -179,7 +172,7 @@ def test_a_killed_run_leaves_nothing_that_counts_as_finished(
 
     sizes = (2, 1, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(demo_corpus, "write_tables", killed)
+        patch.setattr(demo_corpus, "_contents", killed)
         with pytest.raises(KeyboardInterrupt):
             make_demo_corpus(tmp_path, *sizes, workers=1, progress=False)
     assert not (tmp_path / "LibriSpeech").exists()

@@ -225,8 +225,7 @@ def test_epochs_that_code_reads_decide(recipe: Path) -> None:
 def test_the_same_batches_on_more_processes(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(recipe)
     settings = "summarymixing_modules.training.recipe.settings"
-    monkeypatch.setattr(f"{settings}.is_distributed_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(f"{settings}.world_size", lambda: 2)
     load(recipe, "--grad_accumulation_factor=1")
     assert listed(refusal(recipe)) == ["batches in a step: 2, now 4"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.clock import StepClock
 from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
-from summarymixing_modules.training.run.history import PER_STEP, TOTALS, TrainHistory
+from summarymixing_modules.training.run.history import PER_STEP, TrainHistory
 
 
 class Slow(torch.autograd.Function):
@@ -188,33 +186,6 @@ def test_a_resumed_run_goes_on_between_two_points(tmp_path: Path) -> None:
     for number in (7, 8):
         step(resumed, number)
     assert resumed.per_step["audio_hours"] == whole.per_step["audio_hours"]
-
-
-def test_a_checkpoint_of_before_goes_on(tmp_path: Path) -> None:
-    new = {"forward_seconds", "backward_seconds", "frames", "measured_steps"}
-    old = {
-        "curves": {"step": [2], "loss": [3.0], "lr": [0.1], "grad_norm": [1.0]},
-        "epochs": [],
-        "totals": {name: 6.0 for name in TOTALS if name not in new},
-        "last_step": 2,
-        "losses": [],
-    }
-    (tmp_path / "history").write_text(json.dumps(old))
-    history = TrainHistory(2)
-    history.load(tmp_path / "history")
-    means = history.step_means()
-    assert math.isnan(means["forward_seconds"]) and means["optimizer_seconds"] == 3
-    for step in (3, 4):
-        history.totals["forward_seconds"] += 5
-        history.totals["optimizer_seconds"] += 1
-        history.add_loss(2.0)
-        history.add_step(step, 0.1, 1.0)
-    assert math.isnan(history.per_step["forward_seconds"][0])
-    assert history.per_step["forward_seconds"][1] == 5
-    assert history.per_step["optimizer_seconds"][1] == 1
-    means = history.step_means()
-    assert means["forward_seconds"] == 5 and means["optimizer_seconds"] == 2
-    assert history.totals["compute_seconds"] == 6, "is kept"
 
 
 class FakeEvent:
