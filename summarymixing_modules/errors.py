@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
+from collections.abc import Iterable
 
 #: In the environment, or ``--debug`` on the command line of a recipe: errors have their traceback.
 TRACEBACK = "SUMMARYMIXING_TRACEBACK"
@@ -14,6 +16,13 @@ class InputError(ValueError):
 
     Recipes and the command line print it without a traceback.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A sentence with the nearest known names, or nothing."""
+    by_lower = {entry.lower(): entry for entry in sorted(set(known))}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(prefix + by_lower[n] for n in near)}?" if near else ""
 
 
 #: Words of torch's RuntimeErrors → what to do. Its other errors of these classes are faults.

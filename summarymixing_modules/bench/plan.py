@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from summarymixing_modules.bench.flags import plan_parser
-from summarymixing_modules.bench.measure import Timing, seconds_of
+from summarymixing_modules.bench.measure import Timing, time_interleaved
 from summarymixing_modules.bench.memory import GIB, is_out_of_memory
 from summarymixing_modules.bench.plan_text import as_text
 from summarymixing_modules.bench.planned import (
@@ -268,8 +268,7 @@ def _time_steps(
             optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    step()
-    return Timing(tuple(seconds_of(step, device) for _ in range(MEASURED_STEPS)))
+    return time_interleaved({"step": step}, MEASURED_STEPS, device=device)["step"]
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:

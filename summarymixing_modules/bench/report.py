@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from summarymixing_modules.bench.memory import MIB
 from summarymixing_modules.bench.rows import OK, Row
 from summarymixing_modules.bench.setup import REFERENCE, Setup
 from summarymixing_modules.text_tables import aligned
-from summarymixing_modules.training.run.report import provenance
+from summarymixing_modules.training.run.report import device_name, provenance
 
 
 def header(setup: Setup) -> dict[str, Any]:
@@ -29,16 +27,6 @@ def header(setup: Setup) -> dict[str, Any]:
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32),
         "versions": {**made["versions"], "cuda": torch.version.cuda},
     }
-
-
-def device_name(device: str) -> str:
-    """The GPU's or the processor's name, as far as the system tells it."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -86,7 +86,10 @@ class SSLEncoder(nn.Module):
         Raises:
             InputError: no run, or see ``from_bundle``.
         """
-        return cls._made(_of_run(Path(path)), path, expected)
+        from summarymixing_modules.bundles.run import read_run  # imports the training code
+
+        content = read_run(path)
+        return cls._made((content.config, content.tensors), path, expected)
 
     @classmethod
     def from_path(
@@ -198,14 +201,6 @@ def check_architecture(found: Mapping[str, Any], expected: Mapping[str, Any], wh
             f"the encoder of {what} has {has}, but {wants} is expected: "
             "give the encoder that was meant, or expect this one."
         )
-
-
-def _of_run(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of a run."""
-    from summarymixing_modules.bundles.run import read_run  # imports the training code
-
-    content = read_run(path)
-    return content.config, content.tensors
 
 
 def _check_lengths(samples_BL: Tensor, lengths_B: Tensor) -> None:

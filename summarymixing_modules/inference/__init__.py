@@ -1,8 +1,7 @@
 """Transcription and classification with trained models."""
 
 from summarymixing_modules.inference.classifier import Classification, Classifier
-from summarymixing_modules.inference.decoding import Word
+from summarymixing_modules.inference.decoding import Transcript, Word
 from summarymixing_modules.inference.recognizer import Recognizer
-from summarymixing_modules.inference.transcript import Transcript
 
 __all__ = ["Classification", "Classifier", "Recognizer", "Transcript", "Word"]

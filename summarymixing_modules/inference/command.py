@@ -12,10 +12,10 @@ from summarymixing_modules.data.files import printable, write_atomically
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.audio import find_audio
 from summarymixing_modules.inference.classifier import Classification, Classifier
+from summarymixing_modules.inference.decoding import Transcript
 from summarymixing_modules.inference.progress import run_over_files
 from summarymixing_modules.inference.recognizer import BATCH_SECONDS, Recognizer
 from summarymixing_modules.inference.stream import StreamTranscriber, open_microphone
-from summarymixing_modules.inference.transcript import Transcript
 from summarymixing_modules.inference.writers import CLASS_WRITERS, SUFFIXES, WRITERS
 
 CHUNK_SIZE = 16  # encoder frames, 640 ms in the recipes

@@ -1,4 +1,4 @@
-"""Tokens and words with times.
+"""Tokens and words with times, and all that was said.
 
 Shape suffixes: T frames, V vocabulary, S states of a CTC path.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,6 +50,23 @@ class Word:
     start: float
     end: float
     confidence: float | None
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording.
+
+    Attributes:
+        path: of the file; empty for samples.
+        duration: seconds.
+        text: all that was said.
+        words: with their times.
+    """
+
+    path: Path
+    duration: float
+    text: str
+    words: list[Word]
 
 
 def best_path(log_probs_TV: Tensor) -> list[Token]:

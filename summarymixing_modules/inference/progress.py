@@ -6,25 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from summarymixing_modules.data.audio import AudioError
 from summarymixing_modules.inference.audio import total_seconds
+from summarymixing_modules.inference.classifier import Classification
+from summarymixing_modules.inference.decoding import Transcript
 
 BAR = "{desc}: {percentage:3.0f} %|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
-class HasDuration(Protocol):
-    """What a model made of a recording."""
-
-    @property
-    def duration(self) -> float:
-        """Of the recording, seconds."""
-
-
-Result = TypeVar("Result", bound=HasDuration)
+Result = TypeVar("Result", Transcript, Classification)
 #: (files, told of each that cannot be read, told of seconds that are done) → results in order
 Work = Callable[
     [Sequence[Path], Callable[[Path, AudioError], None], Callable[[float], None]], Iterator[Result]

@@ -20,8 +20,7 @@ from summarymixing_modules.data.audio import AudioError
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.audio import read_blocks, resample_blocks
 from summarymixing_modules.inference.decoders import decoder_of
-from summarymixing_modules.inference.decoding import Token, words_of
-from summarymixing_modules.inference.transcript import Transcript
+from summarymixing_modules.inference.decoding import Token, Transcript, words_of
 from summarymixing_modules.inference.windows import Window, cut_windows
 
 WINDOW_SECONDS = 30.0

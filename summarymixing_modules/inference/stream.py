@@ -18,9 +18,8 @@ from summarymixing_modules.bundles import LoadedBundle
 from summarymixing_modules.data.audio import AudioError
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.audio import read_blocks
-from summarymixing_modules.inference.decoding import Token, words_of
+from summarymixing_modules.inference.decoding import Token, Transcript, words_of
 from summarymixing_modules.inference.recognizer import frame_seconds, use_device
-from summarymixing_modules.inference.transcript import Transcript
 from summarymixing_modules.streaming import StreamingRecognizer
 
 #: Audio that is handed over at once, seconds.

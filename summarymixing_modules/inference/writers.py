@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from summarymixing_modules.inference.classifier import Classification
-from summarymixing_modules.inference.decoding import Word
-from summarymixing_modules.inference.transcript import Transcript
+from summarymixing_modules.inference.decoding import Transcript, Word
 
 #: A subtitle holds at most so many characters and seconds, and ends before a pause of so many.
 SUBTITLE_CHARACTERS, SUBTITLE_SECONDS, SUBTITLE_PAUSE = 84, 6.0, 0.8

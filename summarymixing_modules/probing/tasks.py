@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.errors import InputError, did_you_mean
 from summarymixing_modules.probing.brains import (
     ClassProbingBrain,
     CTCProbingBrain,
@@ -32,7 +32,7 @@ from summarymixing_modules.probing.heads import (
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
 from summarymixing_modules.training.asr_data import AUDIO_KEYS, ASRData, AudioData, load_librispeech
 from summarymixing_modules.training.classification_data import ClassificationData
-from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError
 
 #: (input_size, outputs, **head_options) → a head
 HeadBuilder = Callable[..., nn.Module]

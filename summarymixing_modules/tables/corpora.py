@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
+from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.tables.schema import Table, TableError
-from summarymixing_modules.training.recipe.options import did_you_mean
 
 DEMO = "demo"
 DEMO_FOLDER = "data/demo"  # that of `summarymixing demo`

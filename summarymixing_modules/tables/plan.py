@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.tables.schema import SHARED, Row, Stage, Table, TableError
-from summarymixing_modules.training.recipe.options import did_you_mean
 
 
 @dataclass(frozen=True)

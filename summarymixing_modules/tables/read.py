@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.tables.checks import check_stage
 from summarymixing_modules.tables.expand import expand
@@ -22,7 +23,6 @@ from summarymixing_modules.tables.schema import (
     Table,
     TableError,
 )
-from summarymixing_modules.training.recipe.options import did_you_mean
 
 RECIPES = REPOSITORY / "recipes"
 DEFINITIONS = Path(__file__).with_name("definitions")

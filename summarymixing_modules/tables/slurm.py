@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.tables.commands import Launch, command, fingerprint, starter
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.record import (
@@ -28,7 +29,6 @@ from summarymixing_modules.tables.record import (
 from summarymixing_modules.tables.runner import Outcome, Start, Tick
 from summarymixing_modules.tables.schema import TableError
 from summarymixing_modules.tables.slurm_queue import job_number
-from summarymixing_modules.training.recipe.options import did_you_mean
 from summarymixing_modules.training.run.run_lock import FolderLock
 
 SIGNAL_SECONDS = 180  # before the time limit: enough to put the job back into the queue

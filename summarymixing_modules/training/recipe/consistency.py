@@ -16,8 +16,9 @@ from speechbrain.decoders.ctc import CTCBaseSearcher, CTCBeamSearcher
 from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.logger import get_logger
 
+from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.mixers import MixerSize, build_mixer, select_options
-from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError
 
 logger = get_logger(__name__)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.errors import InputError, did_you_mean
 from summarymixing_modules.mixers import mixer_names
 from summarymixing_modules.mixers.registry import mixer_spec
-from summarymixing_modules.training.recipe.options import did_you_mean
 from summarymixing_modules.training.recipe.yaml_checks import tag_of
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
 
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.errors import InputError, did_you_mean
 
 RUN_OPTIONS: dict[str, Any] = RunOptions().as_dict()  # name: default
 FLAGS = frozenset(name for name, default in RUN_OPTIONS.items() if default is False)
@@ -23,13 +22,6 @@ RESUME_WITH_CHANGES = "resume_with_changes"  # go on with a run although its set
 
 class ConfigError(InputError):
     """The command line or the YAML file asks for something that cannot be, and how to mend it."""
-
-
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A sentence with the nearest known names, or nothing."""
-    by_lower = {entry.lower(): entry for entry in sorted(set(known))}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(prefix + by_lower[n] for n in near)}?" if near else ""
 
 
 def overrides_in(flags: Mapping[str, str]) -> dict[str, str]:

@@ -22,8 +22,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
+from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
-from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError
 
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
 _INCLUDE = "!include:"

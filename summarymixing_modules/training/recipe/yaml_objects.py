@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
+from summarymixing_modules.errors import did_you_mean
+from summarymixing_modules.training.recipe.options import ConfigError
 from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, children_of, place, tag_of
 
 _REFERENCE = re.compile(r"<([^<>]*)>")

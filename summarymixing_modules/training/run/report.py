@@ -111,7 +111,7 @@ def describe_run(brain: SafeBrain, folder: Path) -> dict[str, Any]:
         **provenance(),
         "config_sha256": config_hash(folder / RESOLVED_YAML),
         "device": brain.device,
-        "device_name": _device_name(brain.device),
+        "device_name": device_name(brain.device),
         "world_size": world_size(),
         "precision": brain.precision,
     }
@@ -167,10 +167,14 @@ def _over_ranks(value: float, device: str, operation: Any) -> float:
     return float(reduced)
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """The GPU's or the processor's name, as far as the system tells it."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _title(brain: SafeBrain, folder: Path) -> str:

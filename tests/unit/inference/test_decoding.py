@@ -11,8 +11,14 @@ import pytest
 import torch
 
 from summarymixing_modules.data.text.tokenizers import CharTokenizer
-from summarymixing_modules.inference.decoding import Token, Word, align_ctc, best_path, words_of
-from summarymixing_modules.inference.transcript import Transcript
+from summarymixing_modules.inference.decoding import (
+    Token,
+    Transcript,
+    Word,
+    align_ctc,
+    best_path,
+    words_of,
+)
 from summarymixing_modules.inference.writers import WRITERS, as_ctm, as_json, as_srt, as_text
 
 CHARACTERS = CharTokenizer("AB ")  # " " is 1, A 2, B 3
