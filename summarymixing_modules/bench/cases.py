@@ -23,11 +23,11 @@ from summarymixing_modules.bench.setup import (
     SUBSAMPLING,
     TOKEN_RATE,
     VOCABULARY,
+    Form,
     Setup,
 )
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_spec
-from summarymixing_modules.mixers.listing import Form
 from summarymixing_modules.models import ConvFrontEnd2d, CTCModel, TransformerASR
 from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.models.widths import matched_width

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -36,21 +36,6 @@ Cost: matrix products and convolutions of one forward pass over that many frames
 2 FLOPs for a multiply-add, divided by the frames. Elementwise work is not counted: activations,
 norms, softmax, and the recurrence of a state-space model. No time is measured.\
 """
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of a mixer.
-
-    Attributes:
-        name: such as "SummaryMixing-lite".
-        attention_type: the registered mixer.
-        options: that make the form.
-    """
-
-    name: str
-    attention_type: str
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,23 +76,10 @@ def list_mixers(
     """
     if frames < 1:
         raise InputError(f"--frames={frames} must be at least 1.")
-    forms = mixer_forms()
-    if attention_type is not None:
-        forms = _forms_of(mixer_spec(attention_type))
-    return [_describe(form, size, frames) for form in forms]
-
-
-def mixer_forms() -> list[Form]:
-    """Every form of every mixer, those of other installed packages included."""
     for point in entry_points(group=ENTRY_POINT_GROUP):
         point.load()
-    return [form for name in mixer_names() for form in _forms_of(mixer_spec(name))]
-
-
-def _forms_of(spec: MixerSpec) -> list[Form]:
-    """The forms of a mixer; of the absence of one, itself."""
-    forms = spec.variants or {spec.name: {}}
-    return [Form(name, spec.name, options) for name, options in forms.items()]
+    names = mixer_names() if attention_type is None else [attention_type]
+    return [_describe(*form, size, frames) for name in names for form in _forms(mixer_spec(name))]
 
 
 def option_defaults(attention_type: str) -> dict[str, Any]:
@@ -157,23 +129,31 @@ def mixers_as_json(listings: Sequence[MixerListing]) -> str:
     return json.dumps(rows, indent=2, default=str)
 
 
-def _describe(form: Form, size: MixerSize, frames: int) -> MixerListing:
+def _forms(spec: MixerSpec) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Name, attention_type and options of each form; of the absence of a mixer, itself."""
+    for form, options in (spec.variants or {spec.name: {}}).items():
+        yield form, spec.name, options
+
+
+def _describe(
+    form: str, attention_type: str, options: Mapping[str, Any], size: MixerSize, frames: int
+) -> MixerListing:
     try:
         with torch.device("meta"):
-            mixer = build_mixer(form.attention_type, size, **form.options).eval()
+            mixer = build_mixer(attention_type, size, **options).eval()
     except ValueError as error:
         raise InputError(
-            f"{form.name} cannot have --d_model={size.d_model} --nhead={size.nhead} "
+            f"{form} cannot have --d_model={size.d_model} --nhead={size.nhead} "
             f"--d_ffn={size.d_ffn}: {error}"
         ) from error
     return MixerListing(
-        form.name,
-        form.attention_type,
-        form.options,
+        form,
+        attention_type,
+        options,
         mixer.capabilities,
         sum(parameter.numel() for parameter in mixer.parameters()),
         {length: flops_per_frame(mixer, length) for length in (frames, LONGER * frames)},
-        mixer_spec(form.attention_type).source,
+        mixer_spec(attention_type).source,
     )
 
 
