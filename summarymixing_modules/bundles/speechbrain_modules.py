@@ -24,6 +24,7 @@ from summarymixing_modules.bundles.load import TOKENIZERS, read_tensors
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel, CTCModel, TransducerModel
+from summarymixing_modules.models.asr.attention_search import make_searcher
 from summarymixing_modules.streaming.recognizer import RecognizerState, StreamingRecognizer
 
 
@@ -113,8 +114,6 @@ class BundleDecoder(torch.nn.Module):
         if isinstance(model, TransducerModel):
             frames_B = (share_B * encoded_BTD.shape[1]).ceil().long()
             return model.greedy(encoded_BTD, frames_B), None, None, None
-        from summarymixing_modules.training.attention_ctc import make_searcher  # heavy
-
         assert isinstance(model, AttentionCTCModel)
         searcher = make_searcher(model, self.beam_size, self.ctc_weight)
         return searcher(encoded_BTD.float(), share_B)[0], None, None, None

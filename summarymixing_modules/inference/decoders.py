@@ -16,6 +16,7 @@ from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, BOS_INDEX, E
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference.decoding import Token, align_ctc, best_path
 from summarymixing_modules.models import AttentionCTCModel, CTCModel, TransducerModel
+from summarymixing_modules.models.asr.attention_search import make_searcher
 from summarymixing_modules.models.features.frontend import lengths_to_padding
 
 #: (model, normalised features (B, T, F), real frames (B,)) → tokens of each utterance
@@ -38,8 +39,6 @@ def decode_attention(
     model: AttentionCTCModel, x_BTF: Tensor, lengths_B: Tensor
 ) -> list[list[Token]]:
     """Joint beam search of decoder and CTC, without a language model; the CTC head gives times."""
-    from summarymixing_modules.training.attention_ctc import make_searcher  # heavy, rarely needed
-
     encoded_BTD, frames_B = model.encode(x_BTF, lengths_B)
     log_probs_BTV = model.ctc_output(encoded_BTD).float().log_softmax(dim=-1)
     searcher = make_searcher(model, BEAM_SIZE, CTC_WEIGHT)
