@@ -29,10 +29,9 @@ CONTEXT.set_forkserver_preload(
     [
         "tests.ranks",
         "tests.reliability.recipe_run",
-        "summarymixing_modules.training.attention_ctc",
-        "summarymixing_modules.training.ctc",
-        "summarymixing_modules.training.best_rq",
-        "summarymixing_modules.training.wav2vec2",
+        "summarymixing_modules.models.asr.attention_search",
+        "summarymixing_modules.models.asr.ctc_search",
+        "summarymixing_modules.training.scores.codes",
         "matplotlib.backends.backend_agg",
         "matplotlib.figure",
         "torch._dynamo",  # by optimizers

@@ -4,138 +4,184 @@
     python train.py hparams/iemocap_linear.yaml --encoder=ENCODER --data_folder=IEMOCAP --fold=1
 
 Any key on top of the YAML file is a flag. Results: result.json and curves.png in output_folder.
+
+A task is to write a transcript, to name a class, or to tell speakers apart: a Brain for each.
+
+Shape suffixes: B batch, T frames, V vocabulary, N classes, E embedding, K training speakers.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from speechbrain.utils.distributed import is_distributed_initialized
-from speechbrain.utils.logger import get_logger
+import speechbrain as sb
+from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper, ctc_loss
+from torch import Tensor
 
-from summarymixing_modules.data.corpora.iemocap import FOLDS
-from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.errors import InputError
-from summarymixing_modules.probing.brains import ProbingBrain, unchanged
-from summarymixing_modules.probing.encoder import frozen_encoder
-from summarymixing_modules.probing.probe import Probe
-from summarymixing_modules.probing.tasks import (
-    PROBING_RECIPE_KEYS,
-    ProbingTask,
-    evaluate_probe,
-    find_task,
-    number_of_outputs,
-)
-from summarymixing_modules.training.asr_data import ASRData, AudioData
-from summarymixing_modules.training.classification_data import ClassificationData
-from summarymixing_modules.training.recipe.config import Recipe, load_recipe, run
+from summarymixing_modules.data.labels import UNSEEN
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
+from summarymixing_modules.models.asr.ctc_search import CTCDecoder
+from summarymixing_modules.probing.encoder import frozen_encoder, unchanged
+from summarymixing_modules.probing.folds import train_folds
+from summarymixing_modules.probing.probe import Probe, probe_rates
+from summarymixing_modules.probing.tasks import TASKS, find_task, number_of_outputs
+from summarymixing_modules.probing.verification import SpeakerErrors, TrialScore
+from summarymixing_modules.training.asr_data import AudioData
+from summarymixing_modules.training.brain import SafeBrain
+from summarymixing_modules.training.class_loss import class_loss
+from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.part_rates import PartRates
+from summarymixing_modules.training.recipe.config import load_recipe, run
+from summarymixing_modules.training.scores.classes import ClassScore
+from summarymixing_modules.training.scores.error_rates import TranscriptScore
 
-logger = get_logger(__name__)
-
-#: Entries of result.json that count, by test set.
-SUMMED = ("test_utterances", "test_missing")
+ARCHITECTURE = ("task", "probe", "head_options", "outputs", "encoder_digest")
 
 
-def main(argv: Sequence[str]) -> dict[str, Any]:
-    """Runs the recipe; returns the content of result.json."""
-    recipe = load_recipe(argv, PROBING_RECIPE_KEYS)
-    task = find_task(recipe.hparams["task"], recipe.overrides)
-    if recipe.hparams.get("fold") == "all":
-        return probe_folds(argv, Path(recipe.hparams["output_folder"]), task)
-    return probe(recipe, task)
+class TranscriptBrain(SafeBrain):
+    """Audio → frozen encoder → weighted sum of its layers → log-probabilities of tokens → CTC."""
+
+    ranking = {"min_key": "WER"}
+    headlines = {"test_wer": "WER"}
+    architecture_keys = ARCHITECTURE
+
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T, V) of a batch and the real frames of each utterance."""
+        hidden = self.modules.encoder.hidden(*batch.to(self.device).sig)
+        return self.modules.model(hidden).float(), hidden.lengths_B
+
+    def compute_objectives(
+        self, predictions: tuple[Tensor, Tensor], batch: Any, stage: sb.Stage
+    ) -> Tensor:
+        """The CTC loss; in evaluation also decodes and scores."""
+        log_probs_BTV, lengths_B = predictions
+        share_B = lengths_B / log_probs_BTV.shape[1]
+        tokens_BU, token_share_B = batch.tokens
+        loss = ctc_loss(log_probs_BTV, tokens_BU, share_B, token_share_B, BLANK_INDEX)
+        if stage != sb.Stage.TRAIN:
+            texts = self.decode(log_probs_BTV, share_B)
+            self.scores["transcripts"].append(batch.id, texts, batch.wrd)
+        return loss
+
+    def make_scores(self, stage: sb.Stage, epoch: int | None) -> dict[str, Any]:
+        """Error rates of transcripts: greedy ones while validating, then by the beam asked for."""
+        beam_size = self.hparams.test_beam_size if stage == sb.Stage.TEST else 1
+        options = self.hparams.test_beam_options
+        self.decode = CTCDecoder(self.hparams.data.tokenizer, beam_size, options)
+        return {"transcripts": TranscriptScore()}
+
+    def make_rates(self) -> PartRates:
+        """A rate for the head and one for the layer weights."""
+        return probe_rates(self.model, vars(self.hparams))
+
+
+class ClassBrain(SafeBrain):
+    """Audio → frozen encoder → weighted sum of its layers → log-probabilities of classes."""
+
+    ranking = {"max_key": "ACC"}
+    headlines = {"test_accuracy": "ACC"}
+    architecture_keys = ARCHITECTURE
+
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> Tensor:
+        """Log-probabilities (B, N)."""
+        hidden = self.modules.encoder.hidden(*batch.to(self.device).sig)
+        return self.modules.model(hidden).float().log_softmax(dim=-1)
+
+    def compute_objectives(self, predictions: Tensor, batch: Any, stage: sb.Stage) -> Tensor:
+        """The mean cross-entropy; in evaluation also scores."""
+        targets_B1, training = batch.targets.data, stage == sb.Stage.TRAIN
+        if not training:
+            self.scores["classes"].append(batch.id, batch.wav, [predictions], targets_B1)
+        return class_loss([predictions], targets_B1, self.option("label_smoothing", 0.0))
+
+    def make_scores(self, stage: sb.Stage, epoch: int | None) -> dict[str, Any]:
+        """What was predicted, and how much of it is right."""
+        data = self.hparams.data
+        return {"classes": ClassScore(data.labels, data.annotations)}
+
+    def make_rates(self) -> PartRates:
+        """A rate for the head and one for the layer weights."""
+        return probe_rates(self.model, vars(self.hparams))
+
+
+class SpeakerBrain(SafeBrain):
+    """Audio → frozen encoder → weighted sum of its layers → embedding → training speakers.
+
+    Checkpoints are ranked by the share of validation utterances given to a wrong training speaker;
+    the test scores trials, by the cosine of two embeddings.
+    """
+
+    ranking = {"min_key": "speaker_error"}
+    headlines = {"test_eer": "EER", "test_min_dcf": "min_dcf", "scored_trials": "trials"}
+    architecture_keys = ARCHITECTURE
+
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> Tensor:
+        """Embeddings (B, E)."""
+        return self.modules.model(self.modules.encoder.hidden(*batch.to(self.device).sig))
+
+    def compute_objectives(self, predictions: Tensor, batch: Any, stage: sb.Stage) -> Tensor:
+        """Cross-entropy with an additive angular margin (Xiang et al., arXiv 1906.07317).
+
+        While testing there is none: speakers of trials have no class.
+        """
+        if stage == sb.Stage.TEST:
+            self.scores["trials"].append(batch.id, predictions)
+            return predictions.new_zeros(())
+        targets_B = batch.targets.data[:, 0]
+        cosines_BK = self.model.head.cosines(predictions)
+        if stage == sb.Stage.VALID:
+            self.scores["speakers"].append(cosines_BK, targets_B)
+        known_B = targets_B != UNSEEN
+        if not bool(known_B.any()):
+            return predictions.new_tensor(float("nan"))
+        margin = AdditiveAngularMargin(self.hparams.margin, self.hparams.scale)
+        return LogSoftmaxWrapper(margin)(cosines_BK[known_B][:, None], targets_B[known_B][:, None])
+
+    def make_scores(self, stage: sb.Stage, epoch: int | None) -> dict[str, Any]:
+        """Errors of the training speakers; in the test, trials."""
+        if stage == sb.Stage.TEST:
+            return {"trials": TrialScore(self.hparams.data.trials, partial=self.debug)}
+        return {"speakers": SpeakerErrors()}
+
+    def make_rates(self) -> PartRates:
+        """A rate for the head and one for the layer weights."""
+        return probe_rates(self.model, vars(self.hparams))
+
+
+BRAINS: dict[str, type[SafeBrain]] = {
+    "transcripts": TranscriptBrain,
+    "classes": ClassBrain,
+    "speakers": SpeakerBrain,
+}
 
 
 def load_data(hparams: Mapping[str, Any]) -> AudioData:
     """What a probe trains and tests on; `summarymixing prepare` calls it, too."""
-    return find_task(hparams["task"], ()).load(hparams)
+    return TASKS[hparams["task"]].load(hparams)
 
 
-def probe(recipe: Recipe, task: ProbingTask) -> dict[str, Any]:
-    """Trains and tests one probe."""
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Runs the recipe; returns the content of result.json."""
+    recipe = load_recipe(argv, __file__)
     hparams = recipe.hparams
+    task = find_task(hparams["task"], recipe.overrides)
+    if hparams.get("fold") == "all":
+        return train_folds(main, argv, hparams["output_folder"])
     encoder = frozen_encoder(hparams["encoder"], hparams["sample_rate"], hparams["trust_run"])
     data = load_data(hparams)
-    hparams["encoder_digest"] = encoder.digest()
-    hparams["outputs"] = number_of_outputs(data)
-    head = task.head(
-        hparams["probe"], encoder.state_size, hparams["outputs"], hparams["head_options"]
-    )
-    model = Probe(encoder.num_states, head)
-    hparams["checkpointer"].add_recoverable("model", model)
-    brain = task.brain(
-        {"encoder": encoder, "model": model},
-        hparams=hparams,
-        run_opts=recipe.run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    if isinstance(data, ASRData):
-        brain.tokenizer = data.tokenizer
-    if isinstance(data, ClassificationData):
-        brain.labels, brain.annotations = data.labels, data.annotations
-    brain.fit_on(data)
-    metrics, real_time_factor = evaluate_probe(brain, data)
-    unchanged(encoder, hparams["encoder_digest"])
-    return brain.finish(metrics, real_time_factor, describe(brain, task, metrics))
-
-
-def describe(brain: ProbingBrain, task: ProbingTask, metrics: dict[str, float]) -> dict[str, Any]:
-    """What tables and plots read of a run."""
-    return {
-        "task": brain.hparams.name,
-        "probe": brain.hparams.probe,
-        "encoder": str(brain.hparams.encoder),
-        "metric": task.metric,
-        "score": metrics[task.metric],
-        "layer_weights": brain.layer_weights(),
-    }
-
-
-def probe_folds(argv: Sequence[str], folder: Path, task: ProbingTask) -> dict[str, Any]:
-    """Trains and tests one probe for each fold, in ``folder/foldN``; averages their scores."""
-    if is_distributed_initialized():
-        raise InputError("--fold=all runs the folds one after another: with torchrun, name one.")
-    kept = _without(argv, ("--fold", "--output_folder"))
-    results = []
-    for fold in FOLDS:
-        logger.info(f"Fold {fold} of {len(FOLDS)}")
-        results.append(main([*kept, f"--fold={fold}", f"--output_folder={folder}/fold{fold}"]))
-    scores = [result["score"] for result in results]
-    layers = zip(*(result["layer_weights"] for result in results), strict=True)
-    total = {key: results[0][key] for key in ("task", "probe", "encoder", "metric")} | {
-        "architecture": results[0]["architecture"],
-        "score": statistics.fmean(scores),
-        "standard_deviation": statistics.stdev(scores),
-        "scores": scores,
-        "layer_weights": [statistics.fmean(shares) for shares in layers],
-        "train_seconds": sum(result["train_seconds"] for result in results),
-        **{key: _summed([result[key] for result in results]) for key in SUMMED},
-    }
-    write_atomically(folder / "result.json", json.dumps(total, indent=2) + "\n")
-    print(f"Result of {len(FOLDS)} folds: {folder / 'result.json'}")
-    return total
-
-
-def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Counts by name, of all folds together."""
-    return {name: sum(count[name] for count in counts) for name in counts[0]}
-
-
-def _without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """A command line without some options, whether written ``--a=1`` or ``--a 1``."""
-    kept: list[str] = []
-    skip_value = False
-    for token in argv:
-        if skip_value and not token.startswith("--"):
-            skip_value = False
-            continue
-        skip_value = token in options
-        if token.partition("=")[0] not in options:
-            kept.append(token)
-    return kept
+    outputs, digest = number_of_outputs(data), encoder.digest()
+    head = task.head(hparams["probe"], encoder.state_size, outputs, hparams["head_options"])
+    modules = {"encoder": encoder, "model": Probe(encoder.num_states, head)}
+    hparams["checkpointer"].add_recoverable("model", modules["model"])
+    found = {"data": data, "outputs": outputs, "encoder_digest": digest}
+    brain = BRAINS[task.objective].from_recipe(recipe, modules=modules, **found)
+    with_ctc = task.objective == "transcripts"
+    brain.fit_on(spellable(brain, data, True, encoder.frames) if with_ctc else data)
+    metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
+    unchanged(encoder, digest)
+    brain.extra |= task.describe(hparams, metrics, brain.model.weighted_sum.shares())
+    return brain.finish(metrics, real_time_factor)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from summarymixing_modules.training.recipe.options import (
     read_flags,
     run_options,
 )
-from summarymixing_modules.training.recipe.prepare import import_train, keys_of
+from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe, train_script
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
@@ -109,10 +109,9 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
 
 
 def known_keys(file: Path) -> Collection[str] | None:
-    """The keys that the recipe's train.py reads by name; None where it does not say."""
-    if not train_script(file).is_file():
-        return None
-    return keys_of(import_train(file)) or None
+    """The keys that the recipe's train.py reads by name; None where there is no train.py."""
+    script = train_script(file)
+    return keys_read(script) if script.is_file() else None
 
 
 def parameters_by_part(modules: Mapping[str, nn.Module]) -> dict[str, int]:

@@ -31,22 +31,6 @@ from summarymixing_modules.models.features.normalization import FixedNormalizati
 
 logger = get_logger(__name__)
 
-#: Keys of the YAML file that are read here.
-START_KEYS = frozenset(
-    {
-        "encoder",
-        "freeze_encoder",
-        "from_scratch",
-        "head_size",
-        "head_layers",
-        "head_dropout",
-        "output_neurons",
-        "sample_rate",
-        "save_folder",
-        "trust_run",
-    }
-)
-
 
 @dataclass(frozen=True)
 class FineTuningStart:
@@ -69,7 +53,7 @@ def start_fine_tuning(hparams: Mapping[str, Any]) -> FineTuningStart:
     """The model to fine-tune; a run that has checkpoints is compared with what it started from.
 
     Args:
-        hparams: with the ``START_KEYS``; ``encoder`` is a bundle, or, with ``trust_run``,
+        hparams: of the recipe; ``encoder`` is a bundle, or, with ``trust_run``,
             a run of one's own.
 
     Raises:

@@ -30,6 +30,7 @@ from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_average
 from summarymixing_modules.training.run.checkpoint_files import while_they_last
 from summarymixing_modules.training.run.checkpoints import (
+    RANKING,
     ArchitectureMismatchError,
     AtomicCheckpointer,
 )
@@ -42,7 +43,6 @@ def initialise_from(
     recoverables: Mapping[str, Any],
     architecture: Mapping[str, Any],
     averaged: int = 1,
-    ranking: Mapping[str, str] | None = None,
     features: Any = None,
     trust_run: bool = False,
     tokenizer: Tokenizer | None = None,
@@ -58,8 +58,8 @@ def initialise_from(
         path: ``output_folder`` of a run, finished or not, its folder of checkpoints, or a bundle.
         recoverables: name → object, as for a checkpointer; those that are modules are loaded.
         architecture: of the modules; see ``AtomicCheckpointer``.
-        averaged: mean of this many checkpoints of the same model, the best first.
-        ranking: tells which are best, see ``SafeBrain.ranking``; without such, the most recent.
+        averaged: mean of this many checkpoints of the same model, the best first, as that run
+            ranked them.
         features: samples → features of this recipe; a warning tells that the encoder heard others.
         trust_run: a run of another task may be loaded, whose hyperparams.yaml is run as code.
             (Nothing is run of one of the same model: its checkpoints are read as plain tensors.)
@@ -78,7 +78,7 @@ def initialise_from(
             "bundle. Give the output_folder of a run that has finished an epoch."
         )
     if checkpoints is not None and while_they_last(
-        lambda: _load_same_model(checkpoints, modules, architecture, averaged, ranking or {})
+        lambda: _load_same_model(checkpoints, modules, architecture, averaged)
     ):
         return
     try:
@@ -92,7 +92,6 @@ def _load_same_model(
     modules: Mapping[str, nn.Module],
     architecture: Mapping[str, Any],
     averaged: int,
-    ranking: Mapping[str, str],
 ) -> bool:
     """Loads all of a run of the same model; False if it is of another."""
     source = AtomicCheckpointer(
@@ -101,8 +100,9 @@ def _load_same_model(
     source.otherwise = "another --init_from"
     if not _is_same_model(source, modules.get("model")):
         return False
+    newest = source.find_checkpoint()
     best = source.find_checkpoints(
-        **ranking,  # type: ignore[arg-type]
+        **newest.meta.get(RANKING, {}),
         ckpt_predicate=is_end_of_epoch,
         max_num_checkpoints=averaged,
     )

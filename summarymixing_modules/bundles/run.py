@@ -56,35 +56,24 @@ from summarymixing_modules.data.text.tokenizers import (
     Tokenizer,
 )
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models import AttentionCTCModel
 from summarymixing_modules.models.acoustic import architecture_of
-from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
 from summarymixing_modules.models.describe import build, describe
 from summarymixing_modules.models.slu.classifier import ClassifierModel
-from summarymixing_modules.training.asr import RecognitionBrain
-from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
-from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.classification import ClassificationBrain
-from summarymixing_modules.training.fine_tuning import FineTuningBrain
-from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.recipe.yaml_checks import parse_yaml
-from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_best
+from summarymixing_modules.training.run.checkpoint_files import while_they_last
+from summarymixing_modules.training.run.checkpoints import (
+    RANKING,
+    AtomicCheckpointer,
+    NoCheckpointError,
+)
 from summarymixing_modules.training.run.report import RESOLVED_YAML, RESULT
 
-#: Brains that rank the checkpoints of a kind, or of a model whose checkpoints others rank.
-BRAINS: dict[str | type[nn.Module], type[SafeBrain]] = {
-    RECOGNISER: RecognitionBrain,
-    ENCODER: PretrainingBrain,
-    CLASSIFIER: ClassificationBrain,
-    AttentionCTCModel: AttentionCTCBrain,
-}
 TRAIN_MANIFEST = "train.csv"  # where recipes keep it, in save_folder
 #: In the save_folder of a run whose model is described there and not in its YAML file.
 MODEL_FILE = "model.json"
 #: Keys of hyperparams.yaml that are built; of the others only numbers, texts and lists are kept.
-BUILT_KEYS = ("modules", "compute_features")
-#: A run on a GPU may have another precision.
-_ON_CPU = {"device": "cpu", "precision": "fp32", "eval_precision": "fp32"}
+BUILT_KEYS = ("model", "normalize", "compute_features")
 
 
 @dataclass(frozen=True)
@@ -233,13 +222,9 @@ def _build(run: Path, tree: Mapping[str, Any]) -> _Parts:
         config = json.loads(described.read_text(encoding="utf-8"))
         _, normalize = assemble_features(config)
         return _Parts(hparams, build(config["model"]), normalize, config["features"])
-    for name in ("model", "normalize"):
-        if name not in hparams["modules"]:
-            raise InputError(f"'modules' of {run / RESOLVED_YAML} has no '{name}' to export.")
     given = next(_fbank_arguments(tree["compute_features"]), {})
     features = feature_settings(hparams["compute_features"], given)
-    modules = hparams["modules"]
-    return _Parts(hparams, modules["model"], modules["normalize"], features)
+    return _Parts(hparams, hparams["model"], hparams["normalize"], features)
 
 
 def _fbank_arguments(node: Any) -> Iterator[dict[str, Any]]:
@@ -266,17 +251,20 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder} with the checkpoints of {run}.")
     modules = {"model": parts.model, "normalize": parts.normalize}
-    brain = SafeBrain(
-        modules,
-        hparams=parts.hparams,
-        run_opts={**_ON_CPU, "test_only": True},
-        checkpointer=AtomicCheckpointer(folder, modules, read_only=True),
-    )
-    fine_tuned = isinstance(parts.model, FineTunedModel)
-    trainer = BRAINS.get(type(parts.model), BRAINS[parts.kind])
-    ranking = FineTuningBrain.ranking if fine_tuned else trainer.ranking
-    brain.on_evaluate_start(**ranking)
-    return brain.averaged_checkpoints
+    checkpointer = AtomicCheckpointer(folder, modules, read_only=True)
+    count = max(1, int(parts.hparams.get("avg_checkpoints", 1)))
+
+    def read() -> int:
+        newest = checkpointer.find_checkpoint(ckpt_predicate=is_end_of_epoch)
+        ranking = {} if newest is None else newest.meta[RANKING]
+        return load_best(checkpointer, ranking.get("max_key"), ranking.get("min_key"), count, {})
+
+    if not (loaded := while_they_last(read)):
+        raise NoCheckpointError(
+            f"There is no checkpoint of a whole epoch in {folder}: train first, or give the folder "
+            "of a trained model."
+        )
+    return loaded
 
 
 def _save_folder(run: Path, tree: Mapping[str, Any]) -> Path:

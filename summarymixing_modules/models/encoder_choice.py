@@ -152,3 +152,23 @@ def init_outside_mixers(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() > 1 and id(parameter) not in inside:
             torch.nn.init.xavier_normal_(parameter)
+
+
+def require_chunks(encoder: nn.Module, flag: str) -> None:
+    """Refuses encoders that cannot be cut into chunks.
+
+    Args:
+        encoder: of a ``TransformerASR``.
+        flag: what asks for chunks, for the message.
+
+    Raises:
+        InputError: names the encoder or the mixer, the flag, and the mixers that can.
+    """
+    if not isinstance(encoder, MixerEncoder):
+        raise InputError(
+            f"{flag} cuts utterances into chunks, which a {type(encoder).__name__} cannot: use "
+            "--encoder_module=conformer, branchformer or transformer."
+        )
+    for module in encoder.modules():
+        if isinstance(module, Mixer):
+            module.require("chunked", flag)

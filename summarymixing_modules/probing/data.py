@@ -51,8 +51,13 @@ def load_common_voice(hparams: Mapping[str, Any]) -> ASRData:
     Raises:
         InputError: see ``prepare_common_voice``, ``build_tokenizer`` and ``make_datasets``.
     """
-    own = {key: hparams[key] for key in ("language", "longest", "clips_folder")}
-    manifests = prepare_corpus(prepare_common_voice, hparams, **own)
+    manifests = prepare_corpus(
+        prepare_common_voice,
+        hparams,
+        language=hparams["language"],
+        longest=hparams["longest"],
+        clips_folder=hparams["clips_folder"],
+    )
     tokenizer = build_tokenizer(
         hparams["token_type"],
         manifests.train,
@@ -98,8 +103,8 @@ def load_voxceleb(hparams: Mapping[str, Any]) -> VerificationData:
     Raises:
         InputError: see ``prepare_voxceleb`` and ``make_datasets``.
     """
-    own = {key: hparams[key] for key in ("trials_file", "valid_share", "seed")}
-    own["verify"] = hparams["verify_audio"]
+    own = {"trials_file": hparams["trials_file"], "valid_share": hparams["valid_share"]}
+    own |= {"seed": hparams["seed"], "verify": hparams["verify_audio"]}
     manifests = prepare_corpus(prepare_voxceleb, hparams, **own)
     data, labels, _ = build_labelled(hparams, manifests, [SPEAKER], test_labels=False)
     samples = round(hparams["crop_seconds"] * hparams["sample_rate"])

@@ -70,6 +70,10 @@ class FrozenEncoder(nn.Module):
         """Encodes padded audio; ``lengths_B`` are numbers of real samples."""
         return self.encoder(samples_BL, lengths_B)
 
+    def hidden(self, samples_BL: Tensor, share_B: Tensor) -> HiddenStates:
+        """Encodes padded audio; ``share_B`` are shares of real samples, as batches have them."""
+        return self(samples_BL, (share_B * samples_BL.shape[1]).round().long())
+
     def frames(self, samples_N: Tensor) -> Tensor:
         """Frames of the hidden states for numbers of samples."""
         return self.encoder.frames(samples_N)  # type: ignore[operator]
@@ -119,6 +123,20 @@ def frozen_encoder(
             f"--sample_rate={sample_rate}: probe it with audio of its own rate."
         )
     return encoder
+
+
+def unchanged(encoder: FrozenEncoder, digest: str) -> None:
+    """Check that training has left the encoder as it was.
+
+    Args:
+        encoder: after training.
+        digest: of before.
+
+    Raises:
+        RuntimeError: it has changed, which would make the result worthless.
+    """
+    if encoder.digest() != digest:
+        raise RuntimeError("the frozen encoder has changed in training: do not use this result.")
 
 
 def is_huggingface(folder: Path) -> bool:

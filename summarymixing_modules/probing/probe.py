@@ -5,13 +5,16 @@ Source: MP3S (arXiv 2308.14456). Shape suffixes: B batch, T frames, D features, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from speechbrain.nnet.schedulers import LinearScheduler, NewBobScheduler
 from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
+from summarymixing_modules.training.part_rates import Part, PartRates, Schedule
 
 
 class WeightedSum(nn.Module):
@@ -67,3 +70,27 @@ class Probe(nn.Module):
     def forward(self, hidden: HiddenStates) -> Tensor:
         """The head's output for what the encoder made of a batch."""
         return self.head(self.weighted_sum(hidden.states), hidden.lengths_B)
+
+
+def probe_rates(probe: Probe, hparams: Mapping[str, Any]) -> PartRates:
+    """An Adam for the head and one for the layer weights.
+
+    After every epoch that lowers the validation loss by less than ``improvement_threshold``, their
+    rates are multiplied by their annealing factors (NewBob); with ``final_lr``, the head's falls
+    linearly instead.
+
+    Args:
+        probe: to be trained.
+        hparams: the recipe's.
+    """
+    threshold = hparams["improvement_threshold"]
+    lr, weights_lr = hparams["lr"], hparams["weights_lr"]
+    head: Schedule = NewBobScheduler(lr, hparams["annealing_factor"], threshold)
+    if hparams["final_lr"] is not None:
+        head = LinearScheduler(lr, hparams["final_lr"], hparams["number_of_epochs"])
+    weights = NewBobScheduler(weights_lr, hparams["weights_annealing_factor"], threshold)
+    parts = {
+        "head": Part(probe.head, lr, head),
+        "weights": Part(probe.weighted_sum, weights_lr, weights),
+    }
+    return PartRates(parts, torch.optim.Adam)

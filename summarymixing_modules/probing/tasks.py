@@ -1,20 +1,14 @@
-"""The tasks of a probing benchmark: their data, probes and Brains (MP3S, arXiv 2308.14456)."""
+"""The tasks of a probing benchmark: their data and probes (MP3S, arXiv 2308.14456)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from summarymixing_modules.errors import InputError, did_you_mean
-from summarymixing_modules.probing.brains import (
-    ClassProbingBrain,
-    CTCProbingBrain,
-    ProbingBrain,
-    VerificationBrain,
-)
 from summarymixing_modules.probing.data import (
     VerificationData,
     load_common_voice,
@@ -30,7 +24,7 @@ from summarymixing_modules.probing.heads import (
     RecurrentCTCHead,
 )
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
-from summarymixing_modules.training.asr_data import AUDIO_KEYS, ASRData, AudioData, load_librispeech
+from summarymixing_modules.training.asr_data import ASRData, AudioData, load_librispeech
 from summarymixing_modules.training.classification_data import ClassificationData
 from summarymixing_modules.training.recipe.options import ConfigError
 
@@ -62,14 +56,14 @@ class ProbingTask:
 
     Attributes:
         load: from the keys of the YAML file to the data.
-        brain: trains and scores.
+        objective: what a probe has to make: transcripts, classes, or embeddings of speakers.
         probes: what can be put on the encoder.
         metric: entry of the metrics that counts; its name says whether it is an error.
         keys: of the YAML file that only this task and those that share them read.
     """
 
     load: Callable[[Mapping[str, Any]], AudioData]
-    brain: type[ProbingBrain]
+    objective: Literal["transcripts", "classes", "speakers"]
     probes: Mapping[str, HeadBuilder]
     metric: str
     keys: frozenset[str] = field(default_factory=frozenset)
@@ -93,24 +87,43 @@ class ProbingTask:
         except TypeError as error:
             raise InputError(f"--head_options={dict(options)} of {probe}: {error}.") from error
 
+    def describe(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float], shares: Sequence[float]
+    ) -> dict[str, Any]:
+        """What tables and plots read of a run.
+
+        Args:
+            hparams: of the recipe.
+            metrics: of the test.
+            shares: of every hidden state in the sum; the input of the first layer comes first.
+        """
+        return {
+            "task": hparams["name"],
+            "probe": hparams["probe"],
+            "encoder": str(hparams["encoder"]),
+            "metric": self.metric,
+            "score": metrics[self.metric],
+            "layer_weights": list(shares),
+        }
+
 
 _SPLITS = frozenset({"train_splits", "dev_splits", "test_splits", "verify_audio"})
 _TOKENS = frozenset({"token_type", "output_neurons", "test_beam_size", "test_beam_options"})
 
 TASKS: dict[str, ProbingTask] = {
     "librispeech_asr": ProbingTask(
-        load_librispeech, CTCProbingBrain, _TRANSCRIPT_PROBES, "test_wer", _SPLITS | _TOKENS
+        load_librispeech, "transcripts", _TRANSCRIPT_PROBES, "test_wer", _SPLITS | _TOKENS
     ),
     "common_voice": ProbingTask(
         load_common_voice,
-        CTCProbingBrain,
+        "transcripts",
         _TRANSCRIPT_PROBES,
         "test_wer",
         _TOKENS | {"language", "longest", "clips_folder"},
     ),
     "voxceleb": ProbingTask(
         load_voxceleb,
-        VerificationBrain,
+        "speakers",
         {name: _speaker_probe(name) for name in ("xvector", "ecapa")},
         "test_eer",
         frozenset(
@@ -119,23 +132,16 @@ TASKS: dict[str, ProbingTask] = {
     ),
     "iemocap": ProbingTask(
         load_iemocap,
-        ClassProbingBrain,
+        "classes",
         _CLASS_PROBES,
         "test_accuracy",
         frozenset({"fold", "verify_audio"}),
     ),
     "slurp_scenario": ProbingTask(
-        load_slurp_scenarios, ClassProbingBrain, _CLASS_PROBES, "test_accuracy", _SPLITS
+        load_slurp_scenarios, "classes", _CLASS_PROBES, "test_accuracy", _SPLITS
     ),
 }
 TASK_KEYS = frozenset().union(*(task.keys for task in TASKS.values()))
-#: Every key that a YAML file of the recipe may have.
-PROBING_RECIPE_KEYS = (
-    frozenset().union(*(task.brain.known_keys for task in TASKS.values()))
-    | (AUDIO_KEYS - {"train_splits", "dev_splits", "test_splits"})
-    | TASK_KEYS
-    | {"name", "encoder", "head_options", "checkpointer"}
-)
 
 
 def find_task(name: str, overrides: Iterable[str]) -> ProbingTask:
@@ -167,13 +173,3 @@ def number_of_outputs(data: AudioData) -> int:
         return data.tokenizer.vocab_size
     assert isinstance(data, ClassificationData | VerificationData)
     return sum(len(names) for names in data.labels.names.values())
-
-
-def evaluate_probe(brain: ProbingBrain, data: AudioData) -> tuple[dict[str, float], float | None]:
-    """Metrics of the test sets with the best checkpoint, and the real-time factor if measured."""
-    if isinstance(brain, VerificationBrain):
-        assert isinstance(data, VerificationData)
-        (test_set,) = data.datasets.test.values()
-        return brain.evaluate_trials(test_set, data.trials, data.eval_loader), None
-    assert isinstance(brain, CTCProbingBrain | ClassProbingBrain)
-    return brain.evaluate_all(data.datasets.test, data.eval_loader)

@@ -238,5 +238,9 @@ def on_main_first(work: Callable[[], object]) -> None:
 
 def checked_splits(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a preparation that takes splits and a way to check the audio."""
-    keys = ("train_splits", "dev_splits", "test_splits")
-    return {"verify": hparams["verify_audio"], **{key: hparams[key] for key in keys}}
+    return {
+        "verify": hparams["verify_audio"],
+        "train_splits": hparams["train_splits"],
+        "dev_splits": hparams["dev_splits"],
+        "test_splits": hparams["test_splits"],
+    }

@@ -1,56 +1,44 @@
-"""The Brain every objective builds on: safe steps, exact resume, curves and a report.
+"""The Brain that every recipe's is made of: safe steps, exact resume, scores, curves and a report.
 
-A subclass writes `compute_forward`, `compute_objectives`, `on_stage_start` and `on_stage_end`, as
-in any SpeechBrain recipe; the latter calls `end_epoch` when an epoch has been validated. train.py
-calls `fit`, `evaluate` and `finish`. All of these are to be called on every rank.
+A recipe writes `compute_forward` and `compute_objectives`, as in any SpeechBrain recipe, and says
+in `make_scores` what is counted in evaluations. Its ``main`` calls `from_recipe`, `fit_on`,
+`evaluate_all` and `finish`. All of these are to be called on every rank.
 """
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataloader import LoopedLoader, SaveableDataLoader
+from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.utils.checkpoints import mark_as_loader, register_checkpoint_hooks
-from speechbrain.utils.distributed import ddp_broadcast
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, IterableDataset
 
-from summarymixing_modules.bundles.initialisation import initialise_from
+from summarymixing_modules.training.continuation import Continuation
 from summarymixing_modules.training.memory import peak_memory_mb
-from summarymixing_modules.training.recipe.settings import (
-    SETTINGS,
-    RunSettings,
-    describe,
-    refuse_fewer,
-)
-from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_average
-from summarymixing_modules.training.run.checkpoint_files import while_they_last
-from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer, NoCheckpointError
-from summarymixing_modules.training.run.order import (
-    EpochOrder,
-    count_batches,
-    order_of,
-    refuse_another_world,
-    with_order,
-)
+from summarymixing_modules.training.part_rates import PartRates
+from summarymixing_modules.training.run.averaging import is_end_of_epoch
+from summarymixing_modules.training.run.checkpoints import RANKING, AtomicCheckpointer
+from summarymixing_modules.training.run.order import count_batches, with_order
 from summarymixing_modules.training.run.report import write_report
-from summarymixing_modules.training.run.resume import (
-    EpochSeeder,
-    RandomState,
-    tell_ranks_apart,
-)
-from summarymixing_modules.training.schedules import ConfiguredRates
+from summarymixing_modules.training.run.resume import tell_ranks_apart
+from summarymixing_modules.training.scores.monitors import Monitor, Monitors
+from summarymixing_modules.training.scores.score import Score
+from summarymixing_modules.training.scores.test_sets import Evaluated, TestSets
 from summarymixing_modules.training.statistics import MovingStatistics
-from summarymixing_modules.training.steps import SCHEDULER_KEYS, SafeStepBrain
+from summarymixing_modules.training.steps import SafeStepBrain
+
+if TYPE_CHECKING:
+    from summarymixing_modules.training.asr_data import AudioData
+    from summarymixing_modules.training.recipe.config import Recipe
 
 logger = get_logger(__name__)
-
-LOADER = "dataloader-TRAIN"  # SpeechBrain's name for what remembers a position
 
 
 @register_checkpoint_hooks
@@ -66,7 +54,13 @@ class SafeBrain(SafeStepBrain):
     - The scheduler in ``hparams`` (one of `SCHEDULER_KEYS`) sets the learning rate before every
       optimizer step, so that step n is made with the rate of step n.
 
-    Keys of ``hparams`` that are read, all optional: the `known_keys`, and SpeechBrain's options.
+    Attributes:
+        scores: what is counted in the evaluation at hand.
+        monitors: what is counted in every stage; None for nothing.
+        rates: optimizers and schedules of parts; None for one optimizer and the scheduler.
+        train_stats, test_stats: figures of the last such stage.
+        test_sets: how much of each was scored.
+        extra: more entries for result.json.
 
     Raises:
         TypeError: the checkpointer is not an AtomicCheckpointer.
@@ -74,23 +68,11 @@ class SafeBrain(SafeStepBrain):
             that is no multiple of it.
     """
 
-    known_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "avg_checkpoints",  # evaluate the mean of this many checkpoints
-            "curve_interval",  # optimizer steps between two points of the curves
-            "init_from",  # run or bundle whose weights to start from; null for none
-            "log_interval",  # optimizer steps between two lines of the log; 10 × curve_interval
-            "output_folder",
-            "run_settings",  # of load_recipe; compared with the checkpoint's
-            "sample_rate",  # Hz, of the audio `batch.sig`
-            "seed",
-            "train_logger",
-            "trust_run",  # of init_from: its YAML file may be run as code
-            *SCHEDULER_KEYS,
-        }
-    )
     #: How the best checkpoints are told: ``{"min_key": …}`` or ``{"max_key": …}``; {} = by date.
     ranking: ClassVar[dict[str, str]] = {}
+    #: Entry of the metrics and of result.json → the score of the first test set that it repeats.
+    headlines: ClassVar[dict[str, str]] = {}
+    #: Keys that decide the shape of the model; stored with checkpoints, compared on loading.
     architecture_keys: ClassVar[tuple[str, ...]] = (
         "attention_type",
         "mode",
@@ -98,6 +80,7 @@ class SafeBrain(SafeStepBrain):
         "nhead",
         "num_encoder_layers",
         "output_neurons",
+        "encoder_module",
     )
 
     def __init__(
@@ -116,25 +99,85 @@ class SafeBrain(SafeStepBrain):
             )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         self.averaged_checkpoints = 0
-        self.random_state = RandomState()
-        self.settings: RunSettings | None = getattr(self.hparams, "run_settings", None)
-        self.order: EpochOrder | None = None
-        self._given_sampler: Any = None
-        self._position_is_saved = True
-        if checkpointer is not None:
-            self._prepare_checkpointer(checkpointer)
+        self.scores: dict[str, Any] = {}
+        monitored = self.make_monitor() is not None
+        self.monitors = Monitors(self.make_monitor) if monitored else None  # type: ignore[arg-type]
+        self.rates = self.make_rates()
+        self.train_stats: dict[str, float] = {}
+        self.test_stats: dict[str, float] = {}
+        self.evaluated, self.test_sets = Evaluated(), TestSets()
+        self.extra: dict[str, Any] = {}
+        self.continuation = Continuation(self)
 
-    # ---- for subclasses -------------------------------------------------------------------------
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, **more: Any) -> Self:
+        """The Brain of a recipe.
 
-    @property
-    def model(self) -> Any:
-        """``modules.model`` without what DDP wraps around it."""
-        return getattr(self.modules.model, "module", self.modules.model)
+        Args:
+            recipe: with the keys ``modules`` and ``checkpointer``, and perhaps ``opt_class``.
+            **more: further keys, or other values; `hparams` of the Brain has them.
+        """
+        hparams = {**recipe.hparams, **more}
+        optimizer, checkpointer = hparams.get("opt_class"), hparams["checkpointer"]
+        return cls(hparams["modules"], optimizer, hparams, recipe.run_opts, checkpointer)
+
+    # ---- for recipes ----------------------------------------------------------------------------
+
+    def make_scores(self, stage: sb.Stage, epoch: int | None) -> dict[str, Score]:
+        """What is counted in an evaluation that begins: name → a `Score` without counts."""
+        del stage, epoch
+        return {}
+
+    def make_monitor(self) -> Monitor | None:
+        """A monitor without counts; None where nothing is counted in training."""
+        return None
+
+    def make_rates(self) -> PartRates | None:
+        """Optimizers and schedules for parts of the model; None for one and the scheduler."""
+        return None
+
+    def training_state(self) -> dict[str, float]:
+        """Figures beside the monitor's that say how far the training is."""
+        return {}
 
     def architecture(self) -> dict[str, Any]:
         """What decides the shape of the model; stored with checkpoints, compared on loading."""
-        found = {key: getattr(self.hparams, key, None) for key in self.architecture_keys}
+        found = {key: self.option(key) for key in self.architecture_keys}
         return {key: value for key, value in found.items() if value is not None}
+
+    # ---- stages ---------------------------------------------------------------------------------
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Begin to count."""
+        self.evaluated = Evaluated()
+        self.scores = {} if stage == sb.Stage.TRAIN else self.make_scores(stage, epoch)
+        if self.monitors is not None:
+            self.monitors.start()
+
+    def on_fit_batch_end(
+        self, batch: Any, outputs: Any, loss: torch.Tensor, should_step: bool
+    ) -> None:
+        """Log what the monitor has seen since the last line of the log."""
+        if self.monitors is None or not should_step or self.optimizer_step % self.log_interval:
+            return
+        stats = self.monitors.take_recent() | self.training_state()
+        parts = [f"{name} {value:.4g}" for name, value in stats.items()]
+        logger.info(f"step {self.optimizer_step}: {', '.join(parts)}")
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Sum up what was counted; after validation close the epoch."""
+        stats = {"loss": stage_loss}
+        for score in self.scores.values():
+            stats |= score.summarise()
+        if self.monitors is not None:
+            stats |= self.monitors.summarise(warn=stage != sb.Stage.TRAIN)
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = stats | self.training_state()
+        elif stage == sb.Stage.TEST:
+            self.test_stats = stats
+        else:
+            assert epoch is not None
+            self.end_epoch(epoch, self.train_stats, stats)
 
     def end_epoch(
         self,
@@ -142,7 +185,7 @@ class SafeBrain(SafeStepBrain):
         train_stats: Mapping[str, float],
         valid_stats: Mapping[str, float] | None = None,
     ) -> None:
-        """Close an epoch: history, ``train_logger``, checkpoint. Call it from `on_stage_end`.
+        """Close an epoch: history, ``train_logger``, checkpoint.
 
         Keeps the ``avg_checkpoints`` most recent checkpoints, and as many of the best by
         ``ranking``; those saved within the epoch are deleted.
@@ -152,22 +195,25 @@ class SafeBrain(SafeStepBrain):
             train_stats: means over the epoch, such as ``{"loss": 1.2}``.
             valid_stats: likewise; "WER", "CER", "SER" and "EER" in percent. Stored in the meta.
         """
-        valid_stats = valid_stats or {}
+        train, valid = dict(train_stats), dict(valid_stats or {})
         learning_rate = self._learning_rate()
+        if self.rates is not None:
+            self.rates.anneal(valid["loss"])
+            train |= self.rates.reported(self._optimizers(frozen_too=True))
         self._measure_memory()
-        stats = {"lr": learning_rate, "train": dict(train_stats), "valid": dict(valid_stats)}
+        stats = {"lr": learning_rate, "train": train, "valid": valid}
         self.history.add_epoch(epoch, self.optimizer_step, stats)
         if hasattr(self.hparams, "train_logger"):
             # On every rank: the logger writes on rank 0 only, and broadcasts.
             self.hparams.train_logger.log_stats(
                 {"epoch": epoch, "lr": learning_rate, "steps": self.optimizer_step},
-                train_stats=dict(train_stats),
-                valid_stats=dict(valid_stats),
+                train_stats=train,
+                valid_stats=valid,
             )
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
-                meta={"epoch": epoch, **valid_stats},
-                num_to_keep=max(1, int(getattr(self.hparams, "avg_checkpoints", 1))),
+                meta={"epoch": epoch, RANKING: self.ranking, **valid},
+                num_to_keep=self.continuation.averaged,
                 max_keys=[key for order, key in self.ranking.items() if order == "max_key"],
                 min_keys=[key for order, key in self.ranking.items() if order == "min_key"],
                 ckpt_predicate=is_end_of_epoch,
@@ -176,32 +222,17 @@ class SafeBrain(SafeStepBrain):
                 num_to_keep=0, ckpt_predicate=lambda checkpoint: not is_end_of_epoch(checkpoint)
             )
 
-    def finish(
-        self,
-        metrics: Mapping[str, float],
-        real_time_factor: float | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Write ``result.json`` and ``curves.png`` into the output folder and print their paths.
-
-        Args:
-            metrics: the results, error rates in percent, such as ``{"test_wer": 4.2}``.
-            real_time_factor: seconds of computing per second of audio, where it was measured.
-            extra: more entries for ``result.json``.
-
-        Returns:
-            The content of ``result.json``, on every rank.
-
-        Raises:
-            ValueError: hparams has no ``output_folder``.
-        """
-        if self.output_folder is None:
-            raise ValueError("finish() needs an output_folder in the YAML file.")
-        self.history.count_time()
-        self._measure_memory()
-        return write_report(self, self.output_folder, metrics, real_time_factor, extra)
-
     # ---- training -------------------------------------------------------------------------------
+
+    def fit_on(self, data: AudioData) -> None:
+        """`fit`: as many epochs as ``epoch_counter`` says, each with a validation at its end."""
+        self.fit(
+            self.hparams.epoch_counter,
+            data.datasets.train,
+            data.datasets.valid,
+            train_loader_kwargs=data.train_loader,
+            valid_loader_kwargs=data.eval_loader,
+        )
 
     def fit(
         self,
@@ -217,8 +248,8 @@ class SafeBrain(SafeStepBrain):
             if not isinstance(train_set, DataLoader | LoopedLoader):
                 options = dict(train_loader_kwargs or {})
                 train_set = self.make_dataloader(train_set, sb.Stage.TRAIN, **options)
-            self._prepare_loader(train_set)
-            tell_ranks_apart(self._seed())
+            self.train_sampler: Any = self.continuation.seeded(train_set, self.train_sampler)
+            tell_ranks_apart(self.continuation.seed)
         try:
             super().fit(
                 self._epochs_to_do(epoch_counter),
@@ -233,17 +264,8 @@ class SafeBrain(SafeStepBrain):
             raise
 
     def _epochs_to_do(self, epoch_counter: Iterable[int]) -> Iterator[int]:
-        """The epochs, none after the limit of optimizer steps (a finished run that is resumed)."""
-        refuse_fewer("optimizer steps", self.optimizer_step_limit, self.optimizer_step)
-        refuse_fewer("epochs", getattr(epoch_counter, "limit", None), len(self.history.epochs))
-        if self.step and self.order is None:  # in the middle of an epoch, with somebody's loader
-            refuse_another_world(self.random_state.made_by)
-        epochs = iter(epoch_counter)
-        while self.optimizer_step_limit is None or self.optimizer_step < self.optimizer_step_limit:
-            epoch = next(epochs, None)
-            if epoch is None:
-                return
-            self.random_state.restore_before_epoch()
+        """The epochs; tells of those without a step, and of batches that made none."""
+        for epoch in self.continuation.epochs_to_do(epoch_counter):
             before = self.optimizer_step
             yield epoch
             if not self.guard.window_is_full:
@@ -259,45 +281,32 @@ class SafeBrain(SafeStepBrain):
         """Compile, wrap for DDP, make the optimizers, load the last checkpoint."""
         if self.checkpointer is not None:
             self.checkpointer.clean_up()
-        self._initialise()
+        self.continuation.initialise()
         self._compile()
         self._wrap_distributed()
         self.init_optimizers()
-        self._resume()
+        self.continuation.resume()
         self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
 
-    def _initialise(self) -> None:
-        """Take the weights of the run ``init_from``, unless this run has begun already."""
-        run = getattr(self.hparams, "init_from", None)
-        if run is None or self.checkpointer is None or self.checkpointer.list_checkpoints():
+    def init_optimizers(self) -> None:
+        """One optimizer; or, where parts have rates of their own, one for each."""
+        if self.rates is None:
+            super().init_optimizers()
             return
-        averaged = max(1, int(getattr(self.hparams, "avg_checkpoints", 1)))
-        initialise_from(
-            run,
-            self.checkpointer.recoverables,
-            self.architecture(),
-            averaged,
-            self.ranking,
-            getattr(self.hparams, "compute_features", None),
-            getattr(self.hparams, "trust_run", False),
-            getattr(self, "tokenizer", None),
-        )
+        self.optimizers_dict = self.rates.optimizers(self.remove_vector_weight_decay)
+        for name, optimizer in self.optimizers_dict.items():
+            if self.checkpointer is not None:
+                self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
-    def _resume(self) -> None:
-        """Load the last checkpoint; with changed settings, take up their schedule at its step."""
-        if self.checkpointer is None:
-            return
-        configured = ConfiguredRates(self.checkpointer.recoverables)
-        self.checkpointer.recover_if_possible()
-        if self.settings is None or not self.settings.changes:
-            return
-        configured.restore(self.checkpointer.recoverables, self.optimizer_step)
-        changes = describe(self.settings.changes)
-        self.history.changes.append({"step": self.optimizer_step, "settings": changes})
-        listed = "; ".join(map(str, self.settings.changes))
-        logger.warning(f"Going on at step {self.optimizer_step} with other settings: {listed}")
+    def schedule_learning_rate(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        """As in the base; or as the `rates` say."""
+        if self.rates is None:
+            super().schedule_learning_rate(optimizers)
+        else:
+            self.rates.set(optimizers, self.epoch)
 
-    def _start_epoch(self, epoch: int, loader: DataLoader | LoopedLoader) -> None:
+    def start_epoch(self, epoch: int, loader: DataLoader | LoopedLoader) -> None:
+        """Called when an epoch is about to read its first batch, or the first that is left."""
         self.epoch = epoch
         self.epoch_batches = count_batches(loader)
         if self.debug and self.epoch_batches is not None:
@@ -315,89 +324,76 @@ class SafeBrain(SafeStepBrain):
         Raises:
             NoCheckpointError: with ``--test_only``, when there is no checkpoint to evaluate.
         """
-        if self.checkpointer is not None:
-            while_they_last(lambda: self._load_best(max_key, min_key))
+        if loaded := self.continuation.load_best(max_key, min_key):
+            self.averaged_checkpoints = loaded
 
-    def _load_best(self, max_key: str | None, min_key: str | None) -> None:
-        assert self.checkpointer is not None
-        found = self.checkpointer.find_checkpoints(
-            max_key=max_key,
-            min_key=min_key,
-            ckpt_predicate=is_end_of_epoch,
-            max_num_checkpoints=max(1, int(getattr(self.hparams, "avg_checkpoints", 1))),
-        )
-        if not found and self.test_only:
-            by = f" with a {max_key or min_key}" if max_key or min_key else ""
-            raise NoCheckpointError(
-                f"There is no checkpoint{by} in {self.checkpointer.checkpoints_dir}: train first "
-                "(without --test_only), or give the --output_folder of a trained model."
-            )
-        if not found:
-            logger.warning("No checkpoint to load: evaluating the weights as they are.")
-            return
-        progress = {name: self.checkpointer.recoverables.pop(name) for name in self._progress()}
-        try:
-            self.checkpointer.load_checkpoint(found[0])
-        finally:
-            self.checkpointer.recoverables.update(progress)
-        if len(found) > 1:
-            load_average(self.checkpointer, found)
-        self.averaged_checkpoints = len(found)
-        if not self.history.epochs:  # a process that did not train: the report wants the curves
-            latest = self.checkpointer.find_checkpoint().paramfiles.get("history")
-            if latest is not None:
-                self.history.load(latest)
+    def evaluate_batch(self, batch: Any, stage: sb.Stage) -> torch.Tensor:
+        """As in the base, and times the work for the real-time factor."""
+        started = time.perf_counter()
+        loss = super().evaluate_batch(batch, stage)
+        seconds = time.perf_counter() - started
+        self.evaluated.add(batch, self.batch_seconds, seconds)
+        return loss
+
+    def evaluate_all(
+        self, test_sets: Mapping[str, Any], loader_kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, float], float]:
+        """Score every test set with the best checkpoints and write the details.
+
+        Args:
+            test_sets: name → data.
+            loader_kwargs: of the DataLoader.
+
+        Returns:
+            metrics (``SET_SCORE`` in percent, and the `headlines` of the first set) and the
+            real-time factor over all sets.
+        """
+        metrics: dict[str, float] = {}
+        for name, data in test_sets.items():
+            self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
+            self.test_sets.add(name, data, self.evaluated)
+            metrics |= {f"{name}_{key.lower()}": value for key, value in self.test_stats.items()}
+            for key, score in self.headlines.items():
+                metrics.setdefault(key, self.test_stats[score])
+            if self.output_folder is not None and if_main_process():
+                for score in self.scores.values():
+                    score.write(name, self.output_folder, single=len(test_sets) == 1)
+        return metrics, self.test_sets.real_time_factor
+
+    def finish(
+        self,
+        metrics: Mapping[str, float],
+        real_time_factor: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write ``result.json`` and ``curves.png`` into the output folder and print their paths.
+
+        Args:
+            metrics: the results, error rates in percent, such as ``{"test_wer": 4.2}``.
+            real_time_factor: seconds of computing per second of audio, where it was measured.
+            extra: more entries for ``result.json``, besides those of `extra` and the headlines.
+
+        Returns:
+            The content of ``result.json``, on every rank.
+
+        Raises:
+            ValueError: hparams has no ``output_folder``.
+        """
+        if self.output_folder is None:
+            raise ValueError("finish() needs an output_folder in the YAML file.")
+        self.history.count_time()
+        self._measure_memory()
+        headlines = {name: metrics[name] for name in self.headlines if name in metrics}
+        more = {**self.test_sets.report(), **self.extra, **headlines, **(extra or {})}
+        return write_report(self, self.output_folder, metrics, real_time_factor, more)
 
     # ---- checkpoints ----------------------------------------------------------------------------
-
-    def _progress(self) -> dict[str, Any]:
-        parts = {"brain": self, "history": self.history, "random_state": self.random_state}
-        return parts if self.settings is None else {**parts, SETTINGS: self.settings}
-
-    def _prepare_checkpointer(self, checkpointer: AtomicCheckpointer) -> None:
-        checkpointer.architecture = checkpointer.architecture or self.architecture()
-        checkpointer.read_only = checkpointer.read_only or self.test_only
-        # With --debug every rank has made a temporary folder of its own.
-        checkpointer.checkpoints_dir = ddp_broadcast(checkpointer.checkpoints_dir)
-        for name, recoverable in self._progress().items():
-            checkpointer.add_recoverable(name, recoverable, optional_load=name != "brain")
-        known = checkpointer.recoverables.values()
-        if self.lr_scheduler is not None and all(self.lr_scheduler is not r for r in known):
-            checkpointer.add_recoverable("lr_scheduler", self.lr_scheduler)
-
-    def _seed(self) -> int:
-        seed = getattr(self.hparams, "seed", None)
-        return int(os.environ.get("SB_GLOBAL_SEED", "0") if seed is None else seed)
 
     def _train_loader_specifics(self, dataset: Any, loader_kwargs: dict[str, Any]) -> Any:
         """Options of the train loader, whose order `EpochOrder` makes, under DDP and without."""
         if isinstance(dataset, IterableDataset):
             return super()._train_loader_specifics(dataset, loader_kwargs)
-        return with_order(loader_kwargs, dataset, self._seed(), lambda: self.step)
-
-    def _prepare_loader(self, loader: DataLoader | LoopedLoader) -> None:
-        """Make the train loader's order a function of seed and epoch, and its position saved."""
-        if not isinstance(self.train_sampler, EpochSeeder):  # of an earlier call
-            self._given_sampler = self.train_sampler
-        self.train_sampler: Any = EpochSeeder(
-            loader, self._seed(), self.random_state, self._start_epoch, self._given_sampler
-        )
-        self.order = order_of(loader)
-        if self.settings is not None and self.order is not None:
-            self.settings.data = self.order.fingerprint
-        if self.checkpointer is None:
-            return
-        if self.order is not None:
-            self.checkpointer.recoverables.pop(LOADER, None)  # of make_dataloader
-            self.checkpointer.add_recoverable("order", self.order)
-        elif isinstance(loader, SaveableDataLoader | LoopedLoader):
-            self.checkpointer.add_recoverable(LOADER, loader)
-        else:
-            self._position_is_saved = False
-            logger.warning(
-                f"A {type(loader).__name__} does not save its position: a resumed epoch starts "
-                "over. Give fit() the data set, or a loader of make_dataloader()."
-            )
+        return with_order(loader_kwargs, dataset, self.continuation.seed, lambda: self.step)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time: float, steps_since_ckpt: int) -> bool:
         """Save within an epoch only between accumulation windows: gradients are not saved."""
@@ -418,6 +414,7 @@ class SafeBrain(SafeStepBrain):
     def _recover_progress(self, path: Path, end_of_epoch: bool) -> None:
         """Restore the position in the training; SpeechBrain's saver wrote it."""
         self._recover(path, end_of_epoch)
-        if end_of_epoch or not self._position_is_saved:  # the next epoch begins, or this one again
+        # The next epoch begins, or this one again.
+        if end_of_epoch or not self.continuation.position_is_saved:
             self.step = 0
             self.avg_train_loss = 0.0

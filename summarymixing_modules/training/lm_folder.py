@@ -14,6 +14,8 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.files import sync_to_disk, write_atomically
 from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -21,6 +23,8 @@ from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.asr.language_model import LanguageModel
 from summarymixing_modules.models.describe import build, describe
+
+logger = get_logger(__name__)
 
 _FORMAT = "summarymixing-language-model"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -85,6 +89,20 @@ def save_language_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path
         sync_to_disk(path)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+    return folder
+
+
+def export_language_model(model: LanguageModel, tokenizer: Tokenizer, output_folder: Path) -> Path:
+    """Writes a model as it is to ``lm`` in an output folder; call it on every rank.
+
+    Returns:
+        the folder, for ``--lm_folder`` of recognisers.
+    """
+    folder = output_folder / "lm"
+    if if_main_process():
+        save_language_model(model, tokenizer, folder)
+        logger.info(f"Language model: {folder}")
+    ddp_barrier()
     return folder
 
 

@@ -58,15 +58,19 @@ class SafeStepBrain(sb.Brain):
         self.epoch_batches: int | None = None
         self.grad_norm = math.nan
         self.lr_scheduler = self._find_scheduler()
-        interval = int(getattr(self.hparams, "curve_interval", 10))
+        interval = int(self.option("curve_interval", 10))
         self.history = TrainHistory(interval, self._sum_over_ranks)
         self.log_interval = self._find_log_interval(interval)
         self.clock = StepClock(self.history, self.device)
         self.statistics = MovingStatistics(self.modules)
-        folder = getattr(self.hparams, "output_folder", None)
+        folder = self.option("output_folder")
         self.output_folder = Path(folder) if folder is not None else None
         record = self.output_folder / SKIPPED_BATCHES if self.output_folder else None
         self.guard = StepGuard(self.nonfinite_patience, record, self.device)
+
+    def option(self, key: str, default: Any = None) -> Any:
+        """An optional key of the YAML file."""
+        return getattr(self.hparams, key, default)
 
     def batch_seconds(self, batch: Any) -> tuple[float, float]:
         """Seconds of audio in a batch, without and with its padding.
@@ -74,7 +78,7 @@ class SafeStepBrain(sb.Brain):
         This one knows batches with ``sig`` (samples_BL and relative lengths_B) and a
         ``sample_rate`` in hparams; for others it answers (0, 0).
         """
-        rate = getattr(self.hparams, "sample_rate", None)
+        rate = self.option("sample_rate")
         if rate is None or not hasattr(batch, "sig"):
             return 0.0, 0.0
         samples_BL, lengths_B = batch.sig
@@ -82,8 +86,23 @@ class SafeStepBrain(sb.Brain):
         return padded * float(lengths_B.sum()), padded * samples_BL.shape[0]
 
     def batch_frames(self, batch: Any) -> float:
-        """Frames that the encoder reads, or tokens, in a batch, without padding; 0 = unknown."""
-        return 0.0
+        """Frames that the encoder reads, or tokens, in a batch, without padding; 0 = unknown.
+
+        This one knows ``modules`` with ``features`` and a ``model`` whose front end subsamples, and
+        counts to one or two frames per utterance.
+        """
+        seconds, _ = self.batch_seconds(batch)
+        features = getattr(self.modules, "features", None)
+        subsampling = getattr(getattr(self.model, "frontend", None), "subsampling", 0)
+        if features is None or not (seconds and subsampling):
+            return 0.0
+        return seconds * self.hparams.sample_rate / (features.hop_length * subsampling)
+
+    @property
+    def model(self) -> Any:
+        """``modules.model`` without what DDP wraps around it; None if there is no such module."""
+        model = getattr(self.modules, "model", None)
+        return getattr(model, "module", model)
 
     def schedule_learning_rate(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """Set the learning rate of the coming optimizer step, number ``optimizer_step + 1``.
@@ -267,7 +286,7 @@ class SafeStepBrain(sb.Brain):
         return summed.tolist()
 
     def _find_log_interval(self, curve_interval: int) -> int:
-        found = getattr(self.hparams, "log_interval", None)
+        found = self.option("log_interval")
         interval = 10 * curve_interval if found is None else int(found)
         if interval < 1 or interval % curve_interval:
             raise ValueError(
@@ -277,7 +296,7 @@ class SafeStepBrain(sb.Brain):
         return interval
 
     def _find_scheduler(self) -> Any:
-        found = [key for key in SCHEDULER_KEYS if getattr(self.hparams, key, None) is not None]
+        found = [key for key in SCHEDULER_KEYS if self.option(key) is not None]
         if len(found) > 1:
             raise ValueError(f"The YAML file has several schedulers: {', '.join(found)}. Keep one.")
-        return getattr(self.hparams, found[0]) if found else None
+        return self.option(found[0]) if found else None

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.pictures import line_style, picture
 from summarymixing_modules.text_tables import aligned
+from summarymixing_modules.training.asr_data import ASRData
+from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.guard import is_empty
 from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words
-from summarymixing_modules.training.transducer import TransducerBrain
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,36 @@ class Cell:
     wer: float
 
 
+def streaming_matrices(
+    brain: SafeBrain,
+    data: ASRData,
+    chunk_sizes: Sequence[int],
+    left_contexts: Sequence[int | None],
+) -> dict[str, list[dict[str, Any]]]:
+    """Prints and writes the error rates of every test set over chunk sizes and left contexts.
+
+    Args:
+        brain: as for `streaming_matrix`; its output folder gets the files.
+        data: of the recipe.
+        chunk_sizes: encoder frames of a chunk.
+        left_contexts: chunks to the left; None = all.
+
+    Returns:
+        test set → its cells, for result.json.
+    """
+    found = {}
+    for name, test_set in data.datasets.test.items():
+        cells = streaming_matrix(brain, test_set, data.eval_loader, chunk_sizes, left_contexts)
+        found[name] = [asdict(cell) for cell in cells]
+        if if_main_process():
+            assert brain.output_folder is not None
+            write_matrix(cells, brain.output_folder, name)
+            print(format_matrix(cells, name))
+    return found
+
+
 def streaming_matrix(
-    brain: TransducerBrain,
+    brain: SafeBrain,
     data: DynamicItemDataset,
     loader_kwargs: Mapping[str, Any],
     chunk_sizes: Sequence[int],
@@ -56,7 +85,7 @@ def streaming_matrix(
     ``summarymixing_modules.streaming``). Uses the weights that the Brain holds.
 
     Args:
-        brain: with a tokenizer.
+        brain: of a transducer, with ``features`` among its modules and a tokenizer.
         data: the test set.
         loader_kwargs: of the DataLoader.
         chunk_sizes: encoder frames of a chunk.
@@ -82,21 +111,21 @@ def streaming_matrix(
 
 @torch.no_grad()
 def _transcripts(
-    brain: TransducerBrain, batch: Any, configs: Sequence[DynChunkTrainConfig | None]
+    brain: SafeBrain, batch: Any, configs: Sequence[DynChunkTrainConfig | None]
 ) -> list[list[str]]:
     """A batch's transcripts with each of the chunk settings."""
     samples_BL, share_B = batch.to(brain.device).sig
     model, found = brain.model, []
     with brain.evaluation_ctx:
-        features_BTF, lengths_B = brain.features(samples_BL, share_B, sb.Stage.TEST)
+        features_BTF, lengths_B = brain.modules.features(samples_BL, share_B, brain.epoch)
         for config in configs:
             rows = model.greedy(*model.encode(features_BTF, lengths_B, config))
-            found.append([brain.tokenizer.decode(row).strip() for row in rows])
+            found.append(brain.hparams.tokenizer.texts(rows))
     return found
 
 
-def _frame_ms(brain: TransducerBrain) -> float:
-    stft = brain.hparams.compute_features.compute_STFT
+def _frame_ms(brain: SafeBrain) -> float:
+    stft = brain.modules.features.compute_features.compute_STFT
     subsampling = brain.model.frontend.subsampling
     return 1000 * float(subsampling) * stft.hop_length / stft.sample_rate
 

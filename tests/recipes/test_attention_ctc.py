@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from speechbrain import Stage
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.asr.attention_ctc import AttentionCTCOutput
-from summarymixing_modules.training.attention_ctc import joint_loss
 from summarymixing_modules.training.recipe.yaml_checks import read_recipe
-from tests.ranks import run_on_two_ranks
+from tests.ranks import load_script, run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transformer"
@@ -221,6 +222,7 @@ def test_no_key_means_nothing(run_recipe: RunRecipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_of_an_utterance_is_the_same_alone(smoothing: float) -> None:
     """Lengths at which shares of a length are not exact."""
+    objectives = load_script(RECIPE / "train.py").AttentionCTCBrain.compute_objectives
     torch.manual_seed(0)
     frames, tokens, vocabulary = [97, 61], [37, 23], 13
     ctc_BTV = torch.randn(2, 97, vocabulary).log_softmax(-1)
@@ -237,7 +239,12 @@ def test_loss_of_an_utterance_is_the_same_alone(smoothing: float) -> None:
             ctc_BTV[rows, :t], seq_BUV[rows, : u + 1], torch.zeros(0), lengths_B
         )
         share_B = torch.tensor([tokens[i] / u for i in rows])
-        given = (tokens_BU[rows, :u], share_B)
-        return joint_loss(output, given, eos_BU[rows, : u + 1], 0.3, smoothing)
+        batch = SimpleNamespace(
+            tokens=(tokens_BU[rows, :u], share_B),
+            tokens_eos=SimpleNamespace(data=eos_BU[rows, : u + 1]),
+        )
+        hparams = SimpleNamespace(ctc_weight=0.3, label_smoothing=smoothing)
+        brain = SimpleNamespace(hparams=hparams, scores={})
+        return objectives(brain, output, batch, Stage.TRAIN)
 
     torch.testing.assert_close(loss([0, 1]), (loss([0]) + loss([1])) / 2, atol=1e-5, rtol=1e-5)

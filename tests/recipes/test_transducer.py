@@ -175,7 +175,7 @@ def stream(run: Path, audio: Path) -> str:
     recognizer = StreamingRecognizer(
         hparams["model"],
         hparams["compute_features"],
-        hparams["modules"]["normalize"],
+        hparams["normalize"],
         CharTokenizer(),
         16,
     )

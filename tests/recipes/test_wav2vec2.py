@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training import wav2vec2
+from summarymixing_modules.training.brain import SafeBrain
+from summarymixing_modules.training.scores import codes
 from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +106,7 @@ def test_a_resumed_run_has_the_temperature_of_its_step(
     def note(self: Any, batch: Any, should_step: bool) -> None:
         used.append((self.optimizer_step, self.model.quantiser.temperature))
 
-    monkeypatch.setattr(wav2vec2.Wav2Vec2Brain, "on_fit_batch_start", note)
+    monkeypatch.setattr(SafeBrain, "on_fit_batch_start", note)
     options = [*TINY, "--temperature_decay=0.9", "--training_steps=4"]
     run_recipe(SMALL, *options, "--optimizer_step_limit=2")
     finished = run_recipe(SMALL, *options)
@@ -119,7 +120,7 @@ def test_a_resumed_run_has_the_temperature_of_its_step(
 def test_a_collapse_is_told(
     run_recipe: RunRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(wav2vec2, "COLLAPSED", 100.0)  # more than any codebook of eight has
+    monkeypatch.setattr(codes, "PERPLEXITY", 100.0)  # more than any codebook of eight has
     run_recipe(SMALL, *TINY, "--training_steps=1", f"--output_folder={tmp_path}")
     log = (tmp_path / "log.txt").read_text()
     assert "perplexity_1 is" in log and "perplexity_2 is" in log and "--diversity_weight" in log

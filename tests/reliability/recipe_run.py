@@ -108,7 +108,7 @@ class Watcher:
     def save(self) -> None:
         """Everything that training has changed, for a comparison to the last bit."""
         brain = self.brain
-        normalize = getattr(brain.modules.normalize, "module", brain.modules.normalize)
+        normalize = brain.modules.features.normalize
         optimizers = brain._optimizers(frozen_too=True)
         state = {
             "model": brain.model.state_dict(),

@@ -11,8 +11,6 @@ import torch
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
-READ_HERE = {"attention_type", "checkpointer", "epoch_counter", "modules", "opt_class"}
-
 
 class ToyBrain(SafeBrain):
     """One layer."""
@@ -35,14 +33,8 @@ class ToyBrain(SafeBrain):
 
 def main(argv: Sequence[str]) -> None:
     """Train and report."""
-    hparams = (recipe := load_recipe(argv, SafeBrain.known_keys | READ_HERE)).hparams
-    brain = ToyBrain(
-        hparams["modules"],
-        hparams["opt_class"],
-        hparams,
-        recipe.run_opts,
-        hparams["checkpointer"],
-    )
+    hparams = (recipe := load_recipe(argv, __file__)).hparams
+    brain = ToyBrain.from_recipe(recipe)
     data = torch.randn(12, hparams["d_model"])
     brain.fit(hparams["epoch_counter"], data, train_loader_kwargs={"batch_size": 3})
     brain.finish({})

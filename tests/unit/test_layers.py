@@ -24,14 +24,6 @@ ORDER = (
 )
 #: (file, module): why it may be imported all the same.
 ALLOWED: dict[tuple[str, str], str] = {
-    **dict.fromkeys(
-        [
-            ("bundles/run.py", f"training.{name}")
-            for name in ("asr", "attention_ctc", "brain", "classification", "fine_tuning")
-        ],
-        "Brains tell which checkpoints of a run are the best",
-    ),
-    ("bundles/run.py", "training.pretraining"): "likewise",
     ("training/run/report.py", "training.brain"): "for the checker of types only",
 }
 

@@ -76,6 +76,10 @@ class Tokenizer(ABC):
             IndexError: an index is outside the vocabulary.
         """
 
+    def texts(self, rows: Iterable[Sequence[int]]) -> list[str]:
+        """Transcripts of several lists of indices."""
+        return [self.decode(row).strip() for row in rows]
+
     @abstractmethod
     def characters(self) -> str:
         """The characters that can be encoded, sorted."""

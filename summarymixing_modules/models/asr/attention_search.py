@@ -1,7 +1,4 @@
-"""Searches for the tokens of an attention + CTC model, greedy or with a beam.
-
-Shape suffixes: B batch, T frames, U tokens, D model features, V vocabulary.
-"""
+"""The search of a recogniser with a decoder and a CTC head, as its settings ask for it."""
 
 from __future__ import annotations
 
@@ -16,8 +13,7 @@ from summarymixing_modules.models.asr.attention_ctc import (
     BeamSearcher,
     GreedySearcher,
 )
-
-Searcher = GreedySearcher | BeamSearcher
+from summarymixing_modules.models.asr.patient_search import PatientBeamSearcher
 
 
 def make_searcher(
@@ -31,7 +27,8 @@ def make_searcher(
     scorer_beam_scale: float = 1.5,
     min_decode_ratio: float = 0.0,
     max_decode_ratio: float = 1.0,
-) -> Searcher:
+    patient: bool = False,
+) -> GreedySearcher | BeamSearcher:
     """A search for the tokens of encoded utterances: ``searcher(encoded_BTD, share_B)[0]``.
 
     The score of a hypothesis is (1 − c) · decoder + c · CTC + l · language model, by its length.
@@ -47,6 +44,7 @@ def make_searcher(
         scorer_beam_scale: CTC scores that many beams of tokens for every hypothesis.
         min_decode_ratio: tokens per encoder frame at least.
         max_decode_ratio: tokens per encoder frame at most.
+        patient: the beam waits for long hypotheses, see ``PatientBeamSearcher``.
     """
     common: dict[str, Any] = {
         "modules": [model.transformer, model.seq_output],
@@ -70,7 +68,7 @@ def make_searcher(
             CTCScorer(model.ctc_output, BLANK_INDEX, EOS_INDEX)
         )
     scorer = ScorerBuilder(weights, full, partial, scorer_beam_scale) if weights else None
-    return BeamSearcher(
+    return (PatientBeamSearcher if patient else BeamSearcher)(
         **common,
         beam_size=beam_size,
         scorer=scorer,

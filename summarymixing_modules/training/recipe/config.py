@@ -34,6 +34,7 @@ from summarymixing_modules.training.recipe.options import (
     take_switch,
 )
 from summarymixing_modules.training.recipe.process import leave_process_group, run
+from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe, begin_run
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
@@ -63,7 +64,7 @@ class Recipe:
 
 
 def load_recipe(
-    argv: Sequence[str], known_keys: Collection[str], free_keys: Collection[str] = ()
+    argv: Sequence[str], reader: str | Path | Collection[str], free_keys: Collection[str] = ()
 ) -> Recipe:
     """Read a recipe's YAML file and command line, join the DDP group, take the output folder.
 
@@ -80,8 +81,9 @@ def load_recipe(
 
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).
-        known_keys: the top-level keys of the YAML file that code reads by name: those of train.py
-            and the Brain's ``known_keys``. SpeechBrain's run options are known anyway.
+        reader: the recipe's train.py, which says ``__file__``: the keys of the YAML file that it
+            reads by name are known, see `reads`; or these keys. SpeechBrain's run options are
+            known anyway.
         free_keys: those that decide nothing, besides ``settings.FREE_KEYS``: they may differ when
             a run is gone on with.
 
@@ -107,6 +109,7 @@ def load_recipe(
     flags = checked_flags(read_flags(arguments[1:], source.tree), source)
     overrides = overrides_in(flags)
     check_objects(source)
+    known_keys = keys_read(reader) if isinstance(reader, str | Path) else frozenset(reader)
     check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})
     run_opts = run_options(arguments[0], flags)
     _check_backend(run_opts)

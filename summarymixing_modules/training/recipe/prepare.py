@@ -73,12 +73,6 @@ def run_prepare(recipe: str, flags: Sequence[str]) -> int:
     return 0
 
 
-def keys_of(train: ModuleType) -> frozenset[str]:
-    """The keys that a train.py reads by name: its ``KEYS``, or all that it calls so."""
-    found = {name: keys for name, keys in vars(train).items() if name.endswith("KEYS")}
-    return frozenset(found.get("KEYS") or frozenset().union(*found.values()))
-
-
 def import_train(file: Path) -> ModuleType:
     """The train.py of a recipe: beside the folder of its YAML files.
 

@@ -1,8 +1,9 @@
-"""The mean of the weights of several checkpoints."""
+"""The best checkpoints of a run, and the mean of their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
@@ -40,3 +41,39 @@ def load_average(checkpointer: AtomicCheckpointer, checkpoints: Sequence[Checkpo
         if isinstance(module, torch.nn.Module) and plain:
             if name not in checkpointer.custom_load_hooks:
                 module.load_state_dict(average_checkpoints(checkpoints, name), strict=True)
+
+
+def load_best(
+    checkpointer: AtomicCheckpointer,
+    max_key: str | None,
+    min_key: str | None,
+    count: int,
+    keep: Mapping[str, Any],
+) -> int:
+    """Load the mean of the best checkpoints that closed an epoch.
+
+    Args:
+        checkpointer: of the run.
+        max_key, min_key: entry of the meta that tells which are best; without, the most recent.
+        count: how many, at most.
+        keep: recoverables that stay as they are.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        ArchitectureMismatchError, DamagedCheckpointError: see `load_average`.
+    """
+    found = checkpointer.find_checkpoints(
+        max_key=max_key, min_key=min_key, ckpt_predicate=is_end_of_epoch, max_num_checkpoints=count
+    )
+    if not found:
+        return 0
+    kept = {name: checkpointer.recoverables.pop(name) for name in keep}
+    try:
+        checkpointer.load_checkpoint(found[0])
+    finally:
+        checkpointer.recoverables.update(kept)
+    if len(found) > 1:
+        load_average(checkpointer, found)
+    return len(found)

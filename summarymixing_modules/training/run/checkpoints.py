@@ -46,7 +46,8 @@ from summarymixing_modules.training.run.checkpoint_folders import (
 
 logger = get_logger(__name__)
 
-ARCHITECTURE = "architecture"  # its key in the meta of a checkpoint
+# Keys in the meta of a checkpoint: the model's architecture, and how the best of its run are told.
+ARCHITECTURE, RANKING = "architecture", "ranking"
 
 
 class ArchitectureMismatchError(InputError):

@@ -1,9 +1,85 @@
-"""Whether a result is of whole test sets."""
+"""Test sets: how much of them was scored, in what time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class Evaluated:
+    """What an evaluation has computed.
+
+    Attributes:
+        utterances: how many.
+        audio_seconds: their audio.
+        seconds: of computing.
+    """
+
+    utterances: int = 0
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, batch: Any, audio: Callable[[Any], tuple[float, float]], seconds: float) -> None:
+        """Adds a batch.
+
+        Args:
+            batch: of utterances.
+            audio: tells the seconds of audio in a batch, without and with its padding.
+            seconds: of computing.
+        """
+        self.seconds += seconds
+        if hasattr(batch, "__len__") and len(batch):  # not of every kind of data
+            self.utterances += len(batch)
+            self.audio_seconds += audio(batch)[0]
+
+
+@dataclass
+class TestSets:
+    """How much of the test sets was scored.
+
+    Attributes:
+        utterances: of each test set, how many were scored.
+        missing: how many of its utterances were not: a file cannot be used, or ``--debug``.
+        seconds, audio_seconds: of computing, and of audio, over all sets.
+    """
+
+    __test__ = False  # nothing for pytest
+
+    utterances: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    audio_seconds: float = 0.0
+
+    def add(self, name: str, data: Any, evaluated: Evaluated) -> None:
+        """Notes how much of a test set was scored.
+
+        Args:
+            name: of the set.
+            data: with what preparation has left of it.
+            evaluated: what was scored of it.
+        """
+        listed, scored = len(data) + getattr(data, "left_out", 0), evaluated.utterances
+        self.utterances[name], self.missing[name] = scored, listed - scored
+        self.seconds += evaluated.seconds
+        self.audio_seconds += evaluated.audio_seconds
+        if scored < listed:
+            logger.warning(f"{name}: {listed - scored} of {listed} utterances are not scored")
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio."""
+        return self.seconds / max(self.audio_seconds, 1e-9)
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """For result.json; nothing where nothing was tested."""
+        counts = {"test_utterances": self.utterances, "test_missing": self.missing}
+        return counts if self.utterances else {}
 
 
 def missing_utterances(result: Mapping[str, Any]) -> str:

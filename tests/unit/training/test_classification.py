@@ -9,17 +9,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import speechbrain as sb
 import torch
 from matplotlib.image import imread
+from speechbrain import Stage
 from torch.nn.functional import cross_entropy
 
 from summarymixing_modules.data.labels import UNSEEN, Labels
-from summarymixing_modules.training.classification import ClassificationBrain, task_loss
+from summarymixing_modules.training.class_loss import class_loss
+from summarymixing_modules.training.scores.classes import ClassScore
 from summarymixing_modules.training.scores.confusion import MAX_PICTURE, Confusion
+from tests.ranks import load_script
 
 LABELS = Labels({"scenario": ["alarm", "qa"], "action": ["maths", "query", "set"]})
-TEST, TRAIN = sb.Stage.TEST, sb.Stage.TRAIN
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "SLURP" / "classification"
 
 
 def scores_of(*classes: int, total: int) -> torch.Tensor:
@@ -27,19 +29,11 @@ def scores_of(*classes: int, total: int) -> torch.Tensor:
     return (10.0 * torch.nn.functional.one_hot(torch.tensor(classes), total)).log_softmax(-1)
 
 
-def make(folder: Path, **hparams: Any) -> ClassificationBrain:
-    brain = ClassificationBrain(
-        {"model": torch.nn.Linear(1, 1)},
-        hparams={"output_folder": folder, **hparams},
-        run_opts={"device": "cpu", "noprogressbar": True},
-    )
-    brain.labels = LABELS
-    brain.annotations = {
-        "u1": {"scenario": "alarm", "action": "set"},
-        "u2": {"scenario": "qa", "action": "maths"},
-        "u3": {"scenario": "qa", "action": "stock"},
-    }
-    return brain
+ANNOTATIONS: dict[str, dict[str, Any]] = {
+    "u1": {"scenario": "alarm", "action": "set"},
+    "u2": {"scenario": "qa", "action": "maths"},
+    "u3": {"scenario": "qa", "action": "stock"},
+}
 
 
 def batch() -> SimpleNamespace:
@@ -55,54 +49,52 @@ def test_loss_is_the_sum_over_tasks_of_means_without_unseen_classes() -> None:
     targets_BK = batch().targets.data
     expected = cross_entropy(scores[0], targets_BK[:, 0])
     expected = expected + cross_entropy(scores[1][:2], targets_BK[:2, 1])
-    torch.testing.assert_close(task_loss(scores, targets_BK), expected)
+    torch.testing.assert_close(class_loss(scores, targets_BK), expected)
     smoothed = cross_entropy(scores[0], targets_BK[:, 0], label_smoothing=0.1)
-    torch.testing.assert_close(task_loss(scores[:1], targets_BK[:, :1], 0.1), smoothed)
+    torch.testing.assert_close(class_loss(scores[:1], targets_BK[:, :1], 0.1), smoothed)
 
 
 def test_a_batch_of_unseen_classes_has_no_loss_and_no_gradient() -> None:
     scores = torch.zeros(2, 3, requires_grad=True)
-    loss = task_loss([scores.log_softmax(-1)], torch.full((2, 1), UNSEEN))
+    loss = class_loss([scores.log_softmax(-1)], torch.full((2, 1), UNSEEN))
     loss.backward()
     assert loss == 0 and scores.grad is not None and scores.grad.abs().sum() == 0
 
 
-def test_smoothing_is_for_training_only(tmp_path: Path) -> None:
-    brain = make(tmp_path, label_smoothing=0.2)
-    brain.on_stage_start(TEST)
-    scores = [scores_of(0, 1, 1, total=2), scores_of(2, 0, 0, total=3)]
-    train = brain.compute_objectives(scores, batch(), TRAIN)
-    assert brain.compute_objectives(scores, batch(), TEST) < 0.01 < train
+def test_smoothing_is_for_training_only() -> None:
+    objectives = load_script(RECIPE / "train.py").ClassificationBrain.compute_objectives
+    scores = {"classes": ClassScore(LABELS, ANNOTATIONS)}
+    brain = SimpleNamespace(hparams=SimpleNamespace(label_smoothing=0.2), scores=scores)
+    predictions = [scores_of(0, 1, 1, total=2), scores_of(2, 0, 0, total=3)]
+    losses = [objectives(brain, predictions, batch(), stage) for stage in (Stage.TEST, Stage.TRAIN)]
+    assert losses[0] < 0.01 < losses[1]
 
 
-def evaluated(brain: ClassificationBrain) -> dict[str, float]:
+def evaluated(annotations: dict[str, dict[str, Any]], joint: str | None = None) -> ClassScore:
     """Right: u1 wholly, u2 in its action, u3 in its scenario."""
-    brain.on_stage_start(TEST)
-    scores = [scores_of(0, 0, 1, total=2), scores_of(2, 0, 1, total=3)]
-    brain.compute_objectives(scores, batch(), TEST)
-    brain.on_stage_end(TEST, 0.5)
-    return brain.test_stats
+    score, found = ClassScore(LABELS, annotations, joint), batch()
+    predictions = [scores_of(0, 0, 1, total=2), scores_of(2, 0, 1, total=3)]
+    score.append(found.id, found.wav, predictions, found.targets.data)
+    return score
 
 
-def test_accuracies_and_unseen_classes_count_as_errors(tmp_path: Path) -> None:
-    stats = evaluated(make(tmp_path, joint="intent"))
+def test_accuracies_and_unseen_classes_count_as_errors() -> None:
+    stats = evaluated(ANNOTATIONS, "intent").summarise()
     third = pytest.approx(100 / 3)
     assert stats == {
-        "loss": 0.5,
         "ACC": third,
         "scenario_acc": pytest.approx(200 / 3),
         "action_acc": pytest.approx(200 / 3),
         "intent_acc": third,
     }
-    assert "intent_acc" not in evaluated(make(tmp_path))
+    assert "intent_acc" not in evaluated(ANNOTATIONS).summarise()
 
 
 def test_predictions_are_rewritten_never_appended(tmp_path: Path) -> None:
-    brain = make(tmp_path)
-    brain.extra_fields = {"entities": []}
+    """Those of a corpus with entities have an empty list of them, for its own script."""
+    with_entities = {name: {**said, "entities": ["x"]} for name, said in ANNOTATIONS.items()}
     for _ in range(2):
-        evaluated(brain)
-        brain.write_details("test", tmp_path, single=True)
+        evaluated(with_entities).write("test", tmp_path, single=True)
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["u1.flac", "u2.flac", "u3.flac"]
     assert json.loads(lines[2]) == {
@@ -126,9 +118,7 @@ def test_predictions_are_rewritten_never_appended(tmp_path: Path) -> None:
 
 
 def test_several_test_sets_have_their_own_files(tmp_path: Path) -> None:
-    brain = make(tmp_path)
-    evaluated(brain)
-    brain.write_details("devel", tmp_path, single=False)
+    evaluated(ANNOTATIONS).write("devel", tmp_path, single=False)
     assert (tmp_path / "predictions_devel.jsonl").is_file()
     assert (tmp_path / "confusion_scenario_devel.png").is_file()
 

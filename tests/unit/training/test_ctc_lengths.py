@@ -17,7 +17,7 @@ from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.features.frontend import ConvFrontEnd1d, ConvFrontEnd2d
 from summarymixing_modules.models.features.valid_frontend import ValidConvFrontEnd
-from summarymixing_modules.training.scores.ctc_lengths import (
+from summarymixing_modules.training.ctc_lengths import (
     frames_needed,
     report_too_short,
     too_short_for_ctc,

@@ -15,11 +15,15 @@ from torch import Tensor
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransformerASR
 from summarymixing_modules.models.asr.fine_tuned import FineTunedModel
-from summarymixing_modules.training.fine_tuning import FineTuningBrain, check_settings
+from summarymixing_modules.training.fine_tuning import check_settings
 from summarymixing_modules.training.run.checkpoints import (
     ArchitectureMismatchError,
     AtomicCheckpointer,
 )
+from tests.ranks import load_script
+
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "LibriSpeech" / "SSL" / "fine-tuning"
+FineTuningBrain: Any = load_script(RECIPE / "train.py").FineTuningBrain
 
 MakeBrain = Callable[..., "ToyBrain"]
 
@@ -38,10 +42,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class ToyBrain(FineTuningBrain):
+class ToyBrain(FineTuningBrain):  # type: ignore[misc]
     """Features instead of audio, and validation losses that are made up."""
 
     losses: list[float]
+
+    def make_scores(self, stage: Any, epoch: int | None) -> dict[str, Any]:
+        return {}
 
     def compute_forward(self, batch: Any, stage: Any) -> tuple[Tensor, Tensor]:
         return self.modules.model(torch.ones(1, 8, 10), torch.tensor([8]))
@@ -58,8 +65,8 @@ class ToyBrain(FineTuningBrain):
             errors = {"WER": 99.0 + epoch, "CER": 100.0 / epoch}
             self.end_epoch(epoch, {"loss": 0.0}, {"loss": self.losses[epoch - 1], **errors})
 
-    def rates(self) -> dict[str, float]:
-        """What the last step was made with."""
+    def used(self) -> dict[str, float]:
+        """The rates that the last step was made with."""
         return {n: o.param_groups[0]["lr"] for n, o in self.optimizers_dict.items()}
 
 
@@ -70,12 +77,13 @@ def make_brain(tmp_path: Path) -> MakeBrain:
         size = {"d_model": 8, "nhead": 2, "num_encoder_layers": 1, "d_ffn": 8, "kernel_size": 3}
         transformer = TransformerASR(5, 8, num_decoder_layers=0, **size)
         model = FineTunedModel(ConvFrontEnd1d(10, (8, 8)), transformer, 5, 6, 1)
-        hparams = {**SETTINGS, "output_folder": tmp_path, **settings}
+        opt_class = partial(torch.optim.AdamW, weight_decay=0.001)
+        hparams = {**SETTINGS, "opt_class": opt_class, "output_folder": tmp_path, **settings}
         if hparams["freeze_encoder"]:
             model.freeze_encoder()
         brain = ToyBrain(
             {"model": model},
-            partial(torch.optim.AdamW, weight_decay=0.001),
+            opt_class,
             hparams,
             {"device": "cpu", "noprogressbar": True, "max_grad_norm": 5.0},
             AtomicCheckpointer(tmp_path / "save", {"model": model}),
@@ -95,7 +103,7 @@ def test_newbob_anneals_both_after_epochs_without_progress(make_brain: MakeBrain
     seen = []
     for epoch in range(1, 6):
         train(brain, range(epoch, epoch + 1))
-        seen.append(brain.rates())
+        seen.append(brain.used())
     assert [rates["head"] for rates in seen] == pytest.approx([0.1, 0.1, 0.1, 0.05, 0.025])
     encoder = [0.01, 0.01, 0.01, 0.007, 0.0049]
     assert [rates["encoder"] for rates in seen] == pytest.approx(encoder)
@@ -106,9 +114,9 @@ def test_newbob_anneals_both_after_epochs_without_progress(make_brain: MakeBrain
 def test_a_budget_of_steps_ends_at_zero(make_brain: MakeBrain) -> None:
     brain = make_brain(training_steps=6, warmup_steps=2)
     train(brain, range(1, 2))
-    assert brain.rates() == pytest.approx({"head": 0.1, "encoder": 0.01})
+    assert brain.used() == pytest.approx({"head": 0.1, "encoder": 0.01})
     train(brain, range(2, 4))
-    assert brain.rates() == {"head": 0.0, "encoder": 0.0}
+    assert brain.used() == {"head": 0.0, "encoder": 0.0}
 
 
 def test_both_optimizers_and_schedules_come_back(make_brain: MakeBrain) -> None:
@@ -121,8 +129,9 @@ def test_both_optimizers_and_schedules_come_back(make_brain: MakeBrain) -> None:
         states = zip(mine["state"].values(), optimizer.state_dict()["state"].values(), strict=True)
         for found, expected in states:
             assert expected["step"] == 6 and torch.equal(found["exp_avg"], expected["exp_avg"])
-        assert again.schedules[name].hyperparam_value == brain.schedules[name].hyperparam_value
-    assert again.schedules["head"].hyperparam_value == 0.05
+        mine, expected = (b.rates.parts[name].schedule for b in (again, brain))
+        assert mine.hyperparam_value == expected.hyperparam_value
+    assert again.rates.parts["head"].schedule.hyperparam_value == 0.05
     head = sum(p.numel() for p in brain.model.output.parameters())
     counts = {
         name: sum(p.numel() for group in o.param_groups for p in group["params"])
@@ -145,7 +154,7 @@ def test_a_frozen_encoder_has_no_optimizer(make_brain: MakeBrain) -> None:
     brain = make_brain(freeze_encoder=True)
     before = {n: t.clone() for n, t in brain.model.state_dict().items()}
     train(brain, range(1, 3))
-    assert list(brain.optimizers_dict) == list(brain.schedules) == ["head"]
+    assert list(brain.optimizers_dict) == list(brain.rates.parts) == ["head"]
     after = brain.model.state_dict()
     changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"output"} and math.isfinite(brain.grad_norm)

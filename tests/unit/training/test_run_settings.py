@@ -19,8 +19,10 @@ from speechbrain.nnet.schedulers import (
 )
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.training import brain
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.recipe.config import Recipe, load_recipe
+from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.run.report import describe_run
 from summarymixing_modules.training.schedules import ConfiguredRates
 
@@ -60,13 +62,13 @@ READ_BY_CODE = {
     "num_workers", "opt_class", "optimizer_step_limit", "precision", "test_beam_size",
     "train_splits",
 }  # fmt: skip
-KEYS = SafeBrain.known_keys | READ_BY_CODE
+KEYS = keys_read(brain.__file__) | READ_BY_CODE
 
 
 class OneWeight(SafeBrain):
     """Pulls one weight towards 0."""
 
-    rates: list[float]
+    seen_rates: list[float]
 
     def compute_forward(self, batch: torch.Tensor, stage: sb.Stage) -> torch.Tensor:
         """The output of the layer."""
@@ -80,7 +82,7 @@ class OneWeight(SafeBrain):
 
     def on_optimizer_step(self) -> None:
         """Note the rate."""
-        self.rates.append(self._learning_rate())
+        self.seen_rates.append(self._learning_rate())
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Close the epoch."""
@@ -112,7 +114,7 @@ def train(file: Path, *flags: str, examples: int = 4) -> OneWeight:
         recipe.run_opts,
         hparams["checkpointer"],
     )
-    brain.rates = []
+    brain.seen_rates = []
     batches = torch.ones(examples, 1)
     brain.fit(hparams["epoch_counter"], batches, batches)
     return brain
@@ -241,18 +243,18 @@ def test_the_switch_is_true_or_false(recipe: Path) -> None:
 
 def test_a_longer_training_has_the_rates_of_its_schedule(recipe: Path) -> None:
     """A finished training that goes on would otherwise train at rate 0."""
-    assert train(recipe).rates == [1.0, pytest.approx(2 / 3), pytest.approx(1 / 3), 0.0]
+    assert train(recipe).seen_rates == [1.0, pytest.approx(2 / 3), pytest.approx(1 / 3), 0.0]
     longer = ["--training_steps=11", "--lr=2", "--number_of_epochs=9", "--resume_with_changes"]
     edit(recipe, "weight_decay: 0.25", "weight_decay: 0.5")
     brain = train(recipe, *longer)
-    assert brain.rates == pytest.approx([2 * (11 - step) / 10 for step in range(5, 12)])
+    assert brain.seen_rates == pytest.approx([2 * (11 - step) / 10 for step in range(5, 12)])
     assert brain.optimizer.param_groups[0]["weight_decay"] == 0.5
     changes = brain.history.changes
     assert [change["step"] for change in changes] == [4]
     names = [setting["name"] for setting in changes[0]["settings"]]
     assert names == ["training_steps", "lr", "opt_class[weight_decay]"]
     again = train(recipe, *longer[:-1])  # now these are the settings of its checkpoints
-    assert again.rates == [] and again.history.changes == changes
+    assert again.seen_rates == [] and again.history.changes == changes
     assert describe_run(again, recipe.parent / "run")["resumed_with_changes"] == changes
 
 

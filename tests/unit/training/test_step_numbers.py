@@ -34,7 +34,6 @@ class Slow(torch.autograd.Function):
 class Brain(SafeBrain):
     """A layer on audio; the forward pass takes 10 ms, a step of the optimizer 5 ms."""
 
-    known_keys = SafeBrain.known_keys | {"epoch_counter"}
     frame_unit = "pieces"
 
     def batch_frames(self, batch: Any) -> float:

@@ -1,32 +1,65 @@
-"""Trains an encoder without transcripts, with BEST-RQ, on Libri-Light.
+"""Trains an encoder without transcripts, with BEST-RQ (arXiv 2202.01855), on Libri-Light.
 
     python train.py hparams/base.yaml --data_folder=/data/Libri-Light
     python train.py hparams/base.yaml --data_folder=/data/Libri-Light --attention_type=RoPEMHA
     torchrun --nproc_per_node=8 train.py hparams/base.yaml --data_folder=/data/Libri-Light
 
-Any key on top of the YAML file and of its base is a flag. Results: result.json and curves.png in
-output_folder.
+Any key on top of the YAML file is a flag. Results: result.json and curves.png in output_folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from summarymixing_modules.training.best_rq import BestRQBrain
+import speechbrain as sb
+from torch import Tensor
+
+from summarymixing_modules.models.ssl.best_rq import BestRQOutput
+from summarymixing_modules.training.brain import SafeBrain
+from summarymixing_modules.training.draws import same_draws
 from summarymixing_modules.training.recipe.config import load_recipe, run
-from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_librilight_audio
+from summarymixing_modules.training.scores.codes import CodeMonitor
+from summarymixing_modules.training.ssl_data import load_librilight_audio
 
-KEYS = BestRQBrain.known_keys | LIBRILIGHT_KEYS
 load_data = load_librilight_audio  # `summarymixing prepare` calls it, too
 
 
-def main(argv: Sequence[str]) -> dict[str, object]:
+class BestRQBrain(SafeBrain):
+    """Audio → features, some of them hidden → encoder → the codes of what is hidden."""
+
+    ranking = {"max_key": "accuracy"}
+    architecture_keys = (*SafeBrain.architecture_keys, "codes", "codebooks")
+
+    def compute_forward(self, batch: Any, stage: sb.Stage) -> BestRQOutput:
+        """Hides, encodes and predicts a batch; in evaluations with the same draws every time."""
+        batch = batch.to(self.device, non_blocking=True)
+        features_BTF, lengths_B = self.modules.features(*batch.sig, self.epoch)
+        with same_draws(self.device, stage != sb.Stage.TRAIN):
+            return self.modules.model(features_BTF, lengths_B)
+
+    def compute_objectives(self, predictions: BestRQOutput, batch: Any, stage: sb.Stage) -> Tensor:
+        """Cross-entropy of the codes of hidden frames; the monitors count."""
+        self.monitors.append(predictions, stage)
+        return predictions.loss
+
+    def make_monitor(self) -> CodeMonitor:
+        """Counts codes and hits; warns when nearly all targets are one code."""
+        return CodeMonitor(self.model.codes, self.device)
+
+    def architecture(self) -> dict[str, Any]:
+        """As in the base, with the width that the encoder got where sizes are matched."""
+        return {**super().architecture(), **self.model.architecture()}
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Runs the recipe; returns the content of result.json."""
-    recipe = load_recipe(argv, KEYS)
+    recipe = load_recipe(argv, __file__)
     data = load_data(recipe.hparams)
     brain = BestRQBrain.from_recipe(recipe)
     brain.fit_on(data)
-    return brain.finish(brain.evaluate_all(data.datasets.valid, data.eval_loader))
+    brain.evaluate(data.datasets.valid, **brain.ranking, test_loader_kwargs=data.eval_loader)
+    return brain.finish({f"valid_{name}": value for name, value in brain.test_stats.items()})
 
 
 if __name__ == "__main__":

@@ -7,23 +7,74 @@ al., ICML 2006, §3.1). Where there are fewer frames, no path says the transcrip
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 
 from summarymixing_modules.data.files import write_csv
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.features.frontend import RUNNING
+from summarymixing_modules.training.asr_data import ASRData, with_train
+
+if TYPE_CHECKING:
+    from summarymixing_modules.training.brain import SafeBrain
 
 logger = get_logger(__name__)
 
 _FILE = "ctc_too_short.csv"
+
+
+def spellable(
+    brain: SafeBrain,
+    data: ASRData,
+    leave_out: bool,
+    frames_of: Callable[[Tensor], Tensor] | None = None,
+) -> ASRData:
+    """The data of a training with CTC; utterances that it cannot spell are named.
+
+    Adds ``ctc_too_short``, how many there are, to what the Brain reports.
+
+    Args:
+        brain: whose ``features`` and ``model`` make the frames.
+        data: of the recipe.
+        leave_out: of the training, where the loss is CTC's alone. Otherwise they stay: its part of
+            the loss is 0 for them.
+        frames_of: numbers of samples (N,) → frames of the encoder's output; None: the model's.
+    """
+    brain.extra["ctc_too_short"] = 0
+    frames_of = frames_of or _encoder_frames(brain)
+    if brain.test_only or frames_of is None:
+        return data
+    train = data.datasets.train
+    samples_N = torch.from_numpy((train.durations * brain.hparams.sample_rate).round()).long()
+    found = list(too_short_for_ctc(train, data.tokenizer, frames_of(samples_N).numpy()))
+    brain.extra["ctc_too_short"] = len(found)
+    if not found:
+        return data
+    report_too_short(found, len(train), leave_out, brain.output_folder)
+    if not leave_out:
+        return data
+    kept = train.subset(np.delete(train.places, [utterance.index for utterance in found]))
+    return with_train(data, kept, vars(brain.hparams))
+
+
+def _encoder_frames(brain: SafeBrain) -> Callable[[Tensor], Tensor] | None:
+    """Numbers of samples → frames of the encoder's output; None if nothing tells them."""
+    lengths = getattr(getattr(brain.model, "frontend", None), "lengths", None)
+    if lengths is None:
+        logger.info("The front end tells no lengths: none is compared with the transcripts.")
+        return None
+    return lambda samples_N: lengths(brain.modules.features.frames(samples_N, RUNNING))
 
 
 @dataclass(frozen=True)
