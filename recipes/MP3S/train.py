@@ -27,7 +27,7 @@ from summarymixing_modules.probing.folds import train_folds
 from summarymixing_modules.probing.probe import Probe, probe_rates
 from summarymixing_modules.probing.tasks import TASKS, find_task, number_of_outputs
 from summarymixing_modules.probing.verification import SpeakerErrors, TrialScore
-from summarymixing_modules.training.asr_data import AudioData
+from summarymixing_modules.training.asr_data import ASRData, AudioData
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.class_loss import class_loss
 from summarymixing_modules.training.ctc_lengths import spellable
@@ -176,8 +176,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     hparams["checkpointer"].add_recoverable("model", modules["model"])
     found = {"data": data, "outputs": outputs, "encoder_digest": digest}
     brain = BRAINS[task.objective].from_recipe(recipe, modules=modules, **found)
-    with_ctc = task.objective == "transcripts"
-    brain.fit_on(spellable(brain, data, True, encoder.frames) if with_ctc else data)
+    if isinstance(data, ASRData):
+        data = spellable(brain, data, leave_out=True, frames_of=encoder.frames)
+    brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
     unchanged(encoder, digest)
     brain.extra |= task.describe(hparams, metrics, brain.model.weighted_sum.shares())

@@ -27,7 +27,12 @@ from summarymixing_modules.training.recipe.options import (
 )
 from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe, train_script
+from summarymixing_modules.training.recipe.yaml_checks import (
+    check_yaml,
+    in_use,
+    read_recipe,
+    train_script,
+)
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 
 NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at
@@ -92,6 +97,7 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
     missing = source.missing(overrides)
     check_objects(source)
     if known is not None:
+        source = in_use(source, overrides, {*known, *RUN_OPTIONS})
         check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
     run_opts = run_options(str(file), given)
     options = {name: run_opts[name] for name in run_opts.overridden_args}

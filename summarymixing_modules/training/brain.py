@@ -101,7 +101,7 @@ class SafeBrain(SafeStepBrain):
         self.averaged_checkpoints = 0
         self.scores: dict[str, Any] = {}
         monitored = self.make_monitor() is not None
-        self.monitors = Monitors(self.make_monitor) if monitored else None  # type: ignore[arg-type]
+        self.monitors: Any = Monitors(self.make_monitor) if monitored else None  # type: ignore[arg-type]
         self.rates = self.make_rates()
         self.train_stats: dict[str, float] = {}
         self.test_stats: dict[str, float] = {}

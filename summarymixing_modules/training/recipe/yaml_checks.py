@@ -14,7 +14,7 @@ import io
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,33 @@ def readers_of(recipe: RecipeFile, key: str) -> set[str]:
         for name, node in recipe.tree.items()
         if any(key in _REFERENCE.findall(text) for text in _texts(node))
     }
+
+
+def in_use(recipe: RecipeFile, given: Collection[str], known_keys: Collection[str]) -> RecipeFile:
+    """A recipe without what it does not use of the pieces in this repository's ``hparams``.
+
+    With a model of its own, say, it has no use for the encoder of a piece, nor for its sizes.
+
+    Args:
+        recipe: what `read_recipe` read.
+        given: top-level keys that the command line gives; they stay.
+        known_keys: top-level keys that code reads by name.
+    """
+    tree = dict(recipe.tree)
+    pieces = [part for file, part in recipe.parts.items() if file.parent == REPOSITORY / _SHARED]
+    while True:
+        read = {name for text in _texts(tree) for name in _REFERENCE.findall(text)}
+        unused = [
+            key
+            for key, node in tree.items()
+            if key not in {*read, *given, *known_keys}
+            and not key.startswith("__")
+            and any(part.get(key) is node for part in pieces)
+        ]
+        if not unused:
+            return replace(recipe, tree=tree)
+        for key in unused:
+            del tree[key]
 
 
 def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Collection[str]) -> None:

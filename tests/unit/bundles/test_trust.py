@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from summarymixing_modules.bundles import SSLEncoder, load_classifier, load_model
+from summarymixing_modules.bundles import SSLEncoder, fine_tuning, load_classifier, load_model
 from summarymixing_modules.bundles.export import write_bundle
-from summarymixing_modules.bundles.fine_tuning import START_KEYS, start_fine_tuning
 from summarymixing_modules.bundles.initialisation import initialise_from
 from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.cli import main
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Classifier, Recognizer
 from summarymixing_modules.probing.encoder import frozen_encoder
+from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
 from tests.unit.bundles.conftest import tiny_model
 
@@ -38,9 +38,9 @@ class Payload:
 
 
 def fine_tune(folder: Path, trust_run: object = False) -> object:
-    hparams: dict[str, Any] = dict.fromkeys(START_KEYS)
+    hparams: dict[str, Any] = dict.fromkeys(keys_read(fine_tuning.__file__))
     hparams |= {"encoder": folder, "save_folder": folder.parent / "mine", "trust_run": trust_run}
-    return start_fine_tuning(hparams)
+    return fine_tuning.start_fine_tuning(hparams)
 
 
 def initialise(folder: Path, trust_run: bool = False) -> None:
@@ -83,7 +83,7 @@ def sent(tmp_path: Path, marker: Path) -> Path:
     folder = tmp_path / "sent"
     AtomicCheckpointer(folder / "save", {"model": nn.Linear(2, 3)}).save_checkpoint()
     payload = f"!apply:os.mkdir ['{marker}']"
-    yaml = f"output_folder: {folder}\nmodules: {{model: {payload}}}\ncompute_features: null\n"
+    yaml = f"output_folder: {folder}\nmodel: {payload}\nnormalize: null\ncompute_features: null\n"
     (folder / "hyperparams.yaml").write_text(yaml)
     return folder
 
@@ -98,7 +98,7 @@ def test_a_run_is_not_loaded_unasked(load: Load, sent: Path, marker: Path) -> No
 @pytest.mark.parametrize("load", RUNNING.values(), ids=RUNNING)
 def test_a_run_that_is_trusted_is_code(load: Load, sent: Path, marker: Path) -> None:
     """The payload works: what is tested above is not an accident."""
-    with pytest.raises(InputError, match="has no 'normalize' to export"):
+    with pytest.raises(InputError, match="compute_features is a NoneType"):
         load(sent)
     assert marker.exists()
 
@@ -129,7 +129,7 @@ def test_checkpoints_of_the_same_model_are_plain_tensors(tmp_path: Path, marker:
     source = AtomicCheckpointer(folder / "save", {"model": tiny_model()})
     checkpoint = source.save_checkpoint()
     assert checkpoint is not None
-    (folder / "hyperparams.yaml").write_text(f"modules: !apply:os.mkdir ['{marker}']\n")
+    (folder / "hyperparams.yaml").write_text(f"model: !apply:os.mkdir ['{marker}']\n")
     initialise_from(folder, {"model": model}, {})
     for name, tensor in source.recoverables["model"].state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])

@@ -94,8 +94,9 @@ class FineTuningBrain(SafeBrain):
         return Part(module, lr, LinearWarmupScheduler(lr, self.hparams.warmup_steps, steps))
 
     def architecture(self) -> dict[str, Any]:
-        """That of encoder and head, and what the optimizers' states depend on."""
-        return {**self.model.architecture(), **super().architecture()}
+        """That of encoder and head, and what the optimizers' states depend on, null included."""
+        own = {key: self.option(key) for key in self.architecture_keys}
+        return {**self.model.architecture(), **own}
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
