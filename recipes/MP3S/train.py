@@ -30,8 +30,9 @@ from summarymixing_modules.probing.tasks import (
     find_task,
     number_of_outputs,
 )
-from summarymixing_modules.training.asr_data import ASRData, AudioData
-from summarymixing_modules.training.classification_data import ClassificationData
+from summarymixing_modules.training.data.audio import AudioData
+from summarymixing_modules.training.data.labelled import ClassificationData
+from summarymixing_modules.training.data.transcribed import ASRData
 from summarymixing_modules.training.recipe.config import Recipe, load_recipe, run
 
 logger = get_logger(__name__)

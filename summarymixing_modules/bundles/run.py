@@ -64,7 +64,7 @@ from summarymixing_modules.training.asr import RecognitionBrain
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.classification import ClassificationBrain
-from summarymixing_modules.training.classification_data import LABELS_FILE
+from summarymixing_modules.training.data.labelled import LABELS_FILE
 from summarymixing_modules.training.fine_tuning import FineTuningBrain
 from summarymixing_modules.training.pretraining import PretrainingBrain
 from summarymixing_modules.training.recipe.yaml_checks import parse_yaml

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from summarymixing_modules.data.corpora.iemocap import TASK as EMOTION
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.brains import (
     ClassProbingBrain,
     CTCProbingBrain,
     ProbingBrain,
     VerificationBrain,
-)
-from summarymixing_modules.probing.data import (
-    VerificationData,
-    load_common_voice,
-    load_iemocap,
-    load_slurp_scenarios,
-    load_voxceleb,
 )
 from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
@@ -30,8 +25,10 @@ from summarymixing_modules.probing.heads import (
     RecurrentCTCHead,
 )
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
-from summarymixing_modules.training.asr_data import AUDIO_KEYS, ASRData, AudioData, load_librispeech
-from summarymixing_modules.training.classification_data import ClassificationData
+from summarymixing_modules.training.data.audio import AUDIO_KEYS, AudioData
+from summarymixing_modules.training.data.labelled import ClassificationData, load_labelled
+from summarymixing_modules.training.data.transcribed import ASRData, load_transcribed
+from summarymixing_modules.training.data.verification import VerificationData, load_verification
 from summarymixing_modules.training.recipe.options import ConfigError, did_you_mean
 
 #: (input_size, outputs, **head_options) → a head
@@ -99,17 +96,17 @@ _TOKENS = frozenset({"token_type", "output_neurons", "test_beam_size", "test_bea
 
 TASKS: dict[str, ProbingTask] = {
     "librispeech_asr": ProbingTask(
-        load_librispeech, CTCProbingBrain, _TRANSCRIPT_PROBES, "test_wer", _SPLITS | _TOKENS
+        load_transcribed, CTCProbingBrain, _TRANSCRIPT_PROBES, "test_wer", _SPLITS | _TOKENS
     ),
     "common_voice": ProbingTask(
-        load_common_voice,
+        load_transcribed,
         CTCProbingBrain,
         _TRANSCRIPT_PROBES,
         "test_wer",
         _TOKENS | {"language", "longest", "clips_folder"},
     ),
     "voxceleb": ProbingTask(
-        load_voxceleb,
+        load_verification,
         VerificationBrain,
         {name: _speaker_probe(name) for name in ("xvector", "ecapa")},
         "test_eer",
@@ -118,14 +115,18 @@ TASKS: dict[str, ProbingTask] = {
         ),
     ),
     "iemocap": ProbingTask(
-        load_iemocap,
+        partial(load_labelled, tasks=[EMOTION]),
         ClassProbingBrain,
         _CLASS_PROBES,
         "test_accuracy",
         frozenset({"fold", "verify_audio"}),
     ),
     "slurp_scenario": ProbingTask(
-        load_slurp_scenarios, ClassProbingBrain, _CLASS_PROBES, "test_accuracy", _SPLITS
+        partial(load_labelled, tasks=["scenario"]),
+        ClassProbingBrain,
+        _CLASS_PROBES,
+        "test_accuracy",
+        _SPLITS,
     ),
 }
 TASK_KEYS = frozenset().union(*(task.keys for task in TASKS.values()))

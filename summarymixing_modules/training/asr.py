@@ -16,7 +16,7 @@ from torch import Tensor
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.models.features.frontend import RUNNING
 from summarymixing_modules.models.features.valid_frontend import real_frames
-from summarymixing_modules.training.asr_data import AudioData, with_train
+from summarymixing_modules.training.data.audio import AudioData, with_train
 from summarymixing_modules.training.scored import ScoredBrain
 from summarymixing_modules.training.scores.ctc_lengths import report_too_short, too_short_for_ctc
 from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words

@@ -20,7 +20,7 @@ from summarymixing_modules.training.augmentation import absolute_lengths
 from summarymixing_modules.training.brain import SafeBrain
 
 if TYPE_CHECKING:
-    from summarymixing_modules.training.asr_data import AudioData
+    from summarymixing_modules.training.data.audio import AudioData
     from summarymixing_modules.training.recipe.config import Recipe
 
 

@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import speechbrain as sb
-from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.manifest import read_manifest, write_manifest
-from summarymixing_modules.data.preparation import left_out, note_left_out
-from summarymixing_modules.data.text.semantics import Semantics, parse_semantics, semantics_from
-from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
-from summarymixing_modules.data.text.tokenizers import BOS_INDEX, EOS_INDEX, Tokenizer
+from summarymixing_modules.data.text.semantics import Semantics, parse_semantics
+from summarymixing_modules.data.text.tokenizers import BOS_INDEX, EOS_INDEX
 from summarymixing_modules.models.asr.attention_ctc import BeamSearcher
 from summarymixing_modules.models.asr.patient_search import PatientBeamSearcher
-from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, build_data
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain, Searcher
-from summarymixing_modules.training.classification_data import slurp_manifests
 from summarymixing_modules.training.scores.slu_metrics import SLUScores
 
 logger = get_logger(__name__)
 
-SEMANTICS_KEYS = DATA_KEYS
 #: Settings of the search that mean something for words only; no flags of these recipes.
 NO_LANGUAGE_MODEL = {"lm_folder": None, "lm_weight": 0.0, "lm_temperature": 1.0}
-
-
-@dataclass(frozen=True)
-class SemanticsData(ASRData):
-    """What a recipe of speech to meaning trains and tests on.
-
-    Attributes:
-        references: the meaning of every utterance of the evaluations.
-    """
-
-    references: dict[str, Semantics]
 
 
 class SemanticsBrain(AttentionCTCBrain):
@@ -128,61 +108,3 @@ class SemanticsBrain(AttentionCTCBrain):
             f"{name}: SLU-F1 {self.slu.slu.f1:.2f} %; {self.slu.malformed} of "
             f"{self.slu.utterances} answers malformed (all of them: {path})"
         )
-
-
-def load_slurp_semantics(hparams: Mapping[str, Any]) -> SemanticsData:
-    """Prepares SLURP with the meaning as text in the place of transcripts.
-
-    Characters that the training texts do not have are left out of the texts of validation and
-    test, which are for the loss; the references of the scores have them.
-
-    Args:
-        hparams: with the ``SEMANTICS_KEYS``.
-
-    Raises:
-        InputError: see ``prepare_slurp``, ``build_tokenizer`` and ``make_datasets``.
-    """
-    labelled = slurp_manifests(hparams)
-    manifests = LabelledManifests(
-        _semantic(labelled.train),
-        _semantic(labelled.valid),
-        {name: _semantic(path) for name, path in labelled.test.items()},
-    )
-    run_on_main(_write_texts, [labelled.train, manifests.train])
-    tokenizer = build_tokenizer(
-        hparams["token_type"],
-        manifests.train,
-        hparams["save_folder"],
-        hparams["output_neurons"],
-        bos_eos=True,
-    )
-    references: dict[str, Semantics] = {}
-    evaluated = {labelled.valid: manifests.valid}
-    evaluated |= {labelled.test[name]: path for name, path in manifests.test.items()}
-    for source, target in evaluated.items():
-        run_on_main(_write_texts, [source, target, tokenizer])
-        annotations = read_annotations(source)
-        references |= {name: semantics_from(record) for name, record in annotations.items()}
-    data = build_data(hparams, manifests.train, manifests.valid, manifests.test, tokenizer)
-    return SemanticsData(data.datasets, data.train_loader, data.eval_loader, tokenizer, references)
-
-
-def _semantic(manifest: Path) -> Path:
-    return manifest.with_name(f"semantics_{manifest.name}")
-
-
-def _write_texts(source: Path, target: Path, tokenizer: Tokenizer | None = None) -> None:
-    """A manifest with meanings for transcripts, in characters that the tokenizer has."""
-    annotations = read_annotations(source)
-    texts = {name: semantics_from(record).to_text() for name, record in annotations.items()}
-    unknown: set[str] = set()
-    if tokenizer is not None:
-        unknown = set(tokenizer.unknown_characters("".join(texts.values())))
-    if unknown:
-        concerned = sum(not unknown.isdisjoint(text) for text in texts.values())
-        listed = ", ".join(repr(character) for character in sorted(unknown))
-        logger.warning(f"{source.name}: training has no {listed} ({concerned} utterances)")
-    dropped = str.maketrans(dict.fromkeys(unknown, ""))
-    rows = [replace(row, wrd=texts[row.id].translate(dropped)) for row in read_manifest(source)]
-    write_manifest(target, rows)
-    note_left_out(target, left_out(source))

@@ -148,7 +148,7 @@ def test_bad_settings_are_told(
         rest = [option for option in rest if "valid_hours" not in option]
         hparams = tmp_path / "hparams" / "other.yaml"
         hparams.parent.mkdir()
-        hparams.write_text(f"base: {LIBRISPEECH / 'base.yaml'}\n")
+        hparams.write_text(f"base: {LIBRISPEECH / 'base.yaml'}\ncorpus: librilight\n")
         (tmp_path / "train.py").symlink_to(RECIPE / "train.py")
     with torch.random.fork_rng(), pytest.raises(InputError, match=message):
         run_recipe(hparams, *rest, *options, f"--data_folder={librilight}", "--debug")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.language_model import TEXT_KEYS, LanguageModelBrain, TextData
+from summarymixing_modules.training.data.text import TEXT_KEYS, TextData
+from summarymixing_modules.training.language_model import LanguageModelBrain
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = LanguageModelBrain.known_keys | TEXT_KEYS | {"modules", "opt_class", "checkpointer"}

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from summarymixing_modules.training.classification import ClassificationBrain
-from summarymixing_modules.training.classification_data import SLURP_KEYS, load_slurp
+from summarymixing_modules.training.data.labelled import SLURP_KEYS, load_labelled
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = ClassificationBrain.known_keys | SLURP_KEYS
-load_data = load_slurp  # `summarymixing prepare` calls it, too
+load_data = load_labelled  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

@@ -12,16 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from summarymixing_modules.training.data.semantics import SEMANTICS_KEYS, load_semantics
 from summarymixing_modules.training.recipe.config import load_recipe, run
-from summarymixing_modules.training.semantics import (
-    NO_LANGUAGE_MODEL,
-    SEMANTICS_KEYS,
-    SemanticsBrain,
-    load_slurp_semantics,
-)
+from summarymixing_modules.training.semantics import NO_LANGUAGE_MODEL, SemanticsBrain
 
 KEYS = (SemanticsBrain.known_keys - NO_LANGUAGE_MODEL.keys()) | SEMANTICS_KEYS
-load_data = load_slurp_semantics  # `summarymixing prepare` calls it, too
+load_data = load_semantics  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

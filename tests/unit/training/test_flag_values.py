@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from summarymixing_modules.training.asr_data import DATA_KEYS
 from summarymixing_modules.training.ctc import CTCBrain
+from summarymixing_modules.training.data.transcribed import DATA_KEYS
 from summarymixing_modules.training.recipe import consistency
 from summarymixing_modules.training.recipe.config import load_recipe
 from summarymixing_modules.training.recipe.consistency import check_machine, check_together

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from summarymixing_modules.training.best_rq import BestRQBrain
+from summarymixing_modules.training.data.audio import LIBRILIGHT_KEYS, load_audio
 from summarymixing_modules.training.recipe.config import load_recipe, run
-from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_librilight_audio
 
 KEYS = BestRQBrain.known_keys | LIBRILIGHT_KEYS
-load_data = load_librilight_audio  # `summarymixing prepare` calls it, too
+load_data = load_audio  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

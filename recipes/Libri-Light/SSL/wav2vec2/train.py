@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from summarymixing_modules.training.data.audio import LIBRILIGHT_KEYS, load_audio
 from summarymixing_modules.training.recipe.config import load_recipe, run
-from summarymixing_modules.training.ssl_data import LIBRILIGHT_KEYS, load_librilight_audio
 from summarymixing_modules.training.wav2vec2 import Wav2Vec2Brain
 
 KEYS = Wav2Vec2Brain.known_keys | LIBRILIGHT_KEYS
-load_data = load_librilight_audio  # `summarymixing prepare` calls it, too
+load_data = load_audio  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

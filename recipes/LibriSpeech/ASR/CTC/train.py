@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.ctc import CTCBrain
+from summarymixing_modules.training.data.transcribed import DATA_KEYS, load_transcribed
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = CTCBrain.known_keys | DATA_KEYS
-load_data = load_librispeech  # `summarymixing prepare` calls it, too
+load_data = load_transcribed  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from speechbrain.utils.distributed import if_main_process
 
-from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, load_librispeech
+from summarymixing_modules.training.data.transcribed import DATA_KEYS, ASRData, load_transcribed
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.streaming_matrix import (
     format_matrix,
@@ -29,7 +29,7 @@ from summarymixing_modules.training.transducer import TransducerBrain, check_chu
 
 MATRIX_KEYS = {"streaming_matrix", "matrix_chunk_sizes", "matrix_left_contexts"}
 KEYS = TransducerBrain.known_keys | DATA_KEYS | MATRIX_KEYS | {"streaming", "transformer"}
-load_data = load_librispeech  # `summarymixing prepare` calls it, too
+load_data = load_transcribed  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

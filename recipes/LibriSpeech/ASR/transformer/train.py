@@ -15,8 +15,8 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from summarymixing_modules.training.asr_data import DATA_KEYS, load_librispeech
 from summarymixing_modules.training.attention_ctc import AttentionCTCBrain
+from summarymixing_modules.training.data.transcribed import DATA_KEYS, load_transcribed
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
     load_language_model,
@@ -25,7 +25,7 @@ from summarymixing_modules.training.lm_folder import (
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = AttentionCTCBrain.known_keys | DATA_KEYS
-load_data = partial(load_librispeech, bos_eos=True)  # `summarymixing prepare` calls it, too
+load_data = partial(load_transcribed, bos_eos=True)  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

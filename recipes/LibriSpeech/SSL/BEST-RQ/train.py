@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.asr_data import AUDIO_KEYS, load_librispeech_audio
 from summarymixing_modules.training.best_rq import BestRQBrain
+from summarymixing_modules.training.data.audio import AUDIO_KEYS, load_audio
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = BestRQBrain.known_keys | AUDIO_KEYS
-load_data = load_librispeech_audio  # `summarymixing prepare` calls it, too
+load_data = load_audio  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

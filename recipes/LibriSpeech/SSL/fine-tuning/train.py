@@ -13,16 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from summarymixing_modules.bundles.fine_tuning import START_KEYS, start_fine_tuning
-from summarymixing_modules.training.fine_tuning import (
-    FINE_TUNING_DATA_KEYS,
-    FineTuningBrain,
-    check_settings,
-    load_fine_tuning_data,
-)
+from summarymixing_modules.training.data.transcribed import FINE_TUNING_DATA_KEYS, load_transcribed
+from summarymixing_modules.training.fine_tuning import FineTuningBrain, check_settings
 from summarymixing_modules.training.recipe.config import load_recipe, run
 
 KEYS = FineTuningBrain.known_keys | FINE_TUNING_DATA_KEYS | START_KEYS
-load_data = load_fine_tuning_data  # `summarymixing prepare` calls it, too
+load_data = load_transcribed  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

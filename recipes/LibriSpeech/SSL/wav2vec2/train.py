@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from summarymixing_modules.training.asr_data import AUDIO_KEYS, load_librispeech_audio
+from summarymixing_modules.training.data.audio import AUDIO_KEYS, load_audio
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.wav2vec2 import Wav2Vec2Brain
 
 KEYS = Wav2Vec2Brain.known_keys | AUDIO_KEYS
-load_data = load_librispeech_audio  # `summarymixing prepare` calls it, too
+load_data = load_audio  # `summarymixing prepare` calls it, too
 
 
 def main(argv: Sequence[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""From the data keys of a recipe to labelled datasets and loaders: SLURP and Speech Commands."""
+"""From the keys of a recipe to datasets and loaders of speech with labels."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import Any, TypeAlias
 
 from speechbrain.utils.distributed import run_on_main
 
-from summarymixing_modules.data.corpora.slurp import prepare_slurp
-from summarymixing_modules.data.corpora.speech_commands import CommandsTask, prepare_speech_commands
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
+from summarymixing_modules.data.labelled import read_annotations
 from summarymixing_modules.data.labels import Labels, add_targets, report_unseen
-from summarymixing_modules.training.asr_data import (
-    AUDIO_KEYS,
-    AudioData,
-    build_data,
-    checked_splits,
-    prepare_corpus,
-)
+from summarymixing_modules.data.manifest import Manifests
+from summarymixing_modules.training.data.audio import AUDIO_KEYS, AudioData, build_data
+from summarymixing_modules.training.data.manifests import prepare_corpus
 
 SLURP_KEYS = AUDIO_KEYS | {"tasks", "classes"}
 COMMANDS_KEYS = (SLURP_KEYS - {"train_splits", "dev_splits", "test_splits"}) | {
@@ -30,7 +24,6 @@ COMMANDS_KEYS = (SLURP_KEYS - {"train_splits", "dev_splits", "test_splits"}) | {
     "official_test_folder",
 }
 LABELS_FILE = "labels.json"
-
 
 #: Set → task → class that training does not have → utterances.
 Unseen: TypeAlias = dict[str, dict[str, dict[str, int]]]
@@ -51,65 +44,22 @@ class ClassificationData(AudioData):
     unseen: Unseen
 
 
-def load_slurp(hparams: Mapping[str, Any]) -> ClassificationData:
-    """Prepares SLURP and builds everything that reads it.
-
-    Args:
-        hparams: with the ``SLURP_KEYS``.
-
-    Raises:
-        InputError: see ``prepare_slurp``, ``make_datasets`` and ``Labels``.
-    """
-    return build_classification(
-        hparams, slurp_manifests(hparams), hparams["tasks"], hparams["classes"]
-    )
-
-
-def load_speech_commands(hparams: Mapping[str, Any]) -> ClassificationData:
-    """Prepares Speech Commands and builds everything that reads it.
-
-    Args:
-        hparams: with the ``COMMANDS_KEYS``.
-
-    Raises:
-        InputError: see ``prepare_speech_commands``, ``make_datasets`` and ``Labels``.
-    """
-    task = CommandsTask(
-        hparams["words"],
-        hparams["unknown_share"],
-        hparams["silence_share"],
-        hparams["draw_seed"],
-        hparams["official_test_folder"],
-    )
-    manifests = prepare_corpus(
-        prepare_speech_commands, hparams, task=task, verify=hparams["verify_audio"]
-    )
-    return build_classification(hparams, manifests, hparams["tasks"], hparams["classes"])
-
-
-def slurp_manifests(hparams: Mapping[str, Any]) -> LabelledManifests:
-    """Writes SLURP's manifests on the main process; every process learns where they are."""
-    return prepare_corpus(prepare_slurp, hparams, **checked_splits(hparams))
-
-
-def build_classification(
-    hparams: Mapping[str, Any],
-    manifests: LabelledManifests,
-    tasks: Sequence[str],
-    classes: Sequence[int] | None = None,
+def load_labelled(
+    hparams: Mapping[str, Any], tasks: Sequence[str] | None = None
 ) -> ClassificationData:
-    """Everything that reads the manifests of a labelled corpus.
+    """Prepares a corpus and builds everything that reads its labels.
 
     Args:
-        hparams: with the keys of ``build_data``.
-        manifests: of the corpus.
-        tasks: what the classes are of.
-        classes: how many each task is to have; None: as many as the training data have.
+        hparams: of the recipe; ``classes`` says how many each task is to have (without it: as many
+            as the training data have).
+        tasks: what the classes are of; None: the recipe's ``tasks``.
 
     Raises:
-        InputError: see ``make_datasets`` and ``Labels``.
+        InputError: see ``prepare_corpus``, ``make_datasets`` and ``Labels``.
     """
-    data, labels, unseen = build_labelled(hparams, manifests, tasks, classes)
+    manifests = prepare_corpus(hparams)
+    tasks = hparams["tasks"] if tasks is None else tasks
+    data, labels, unseen = build_labelled(hparams, manifests, tasks, hparams.get("classes"))
     annotations: dict[str, dict[str, Any]] = {}
     for manifest in manifests.test.values():
         annotations |= read_annotations(manifest)
@@ -120,7 +70,7 @@ def build_classification(
 
 def build_labelled(
     hparams: Mapping[str, Any],
-    manifests: LabelledManifests,
+    manifests: Manifests,
     tasks: Sequence[str],
     classes: Sequence[int] | None = None,
     test_labels: bool = True,
@@ -128,10 +78,13 @@ def build_labelled(
     """Datasets with targets, the classes of the training data, and classes that it does not have.
 
     Args:
-        hparams, manifests, tasks, classes: as in ``build_classification``.
+        hparams: of the recipe.
+        manifests: of the corpus.
+        tasks: what the classes are of.
+        classes: how many each task is to have; None: as many as the training data have.
         test_labels: False where the test sets have other classes.
     """
-    data = build_data(hparams, manifests.train, manifests.valid, manifests.test)
+    data = build_data(hparams, manifests)
     annotations = {"train": read_annotations(manifests.train)}
     labels = Labels.of(annotations["train"].values(), tasks)
     if classes is not None:
