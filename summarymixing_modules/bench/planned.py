@@ -27,7 +27,11 @@ from summarymixing_modules.training.recipe.options import (
 )
 from summarymixing_modules.training.recipe.prepare import import_train, keys_of, train_script
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import (
+    check_yaml,
+    corpus_options,
+    read_recipe,
+)
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 
 NOT_GIVEN = "not-given"  # the value of placeholders that planning does not look at
@@ -92,7 +96,8 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
     missing = source.missing(overrides)
     check_objects(source)
     if known is not None:
-        check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
+        own = corpus_options(source, overrides)
+        check_yaml(source, {*overrides, *missing}, {*known, *own, *RUN_OPTIONS})
     run_opts = run_options(str(file), given)
     options = {name: run_opts[name] for name in run_opts.overridden_args}
     with tempfile.TemporaryDirectory() as scratch:

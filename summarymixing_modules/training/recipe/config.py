@@ -35,7 +35,11 @@ from summarymixing_modules.training.recipe.options import (
 )
 from summarymixing_modules.training.recipe.process import leave_process_group, run
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import check_yaml, read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import (
+    check_yaml,
+    corpus_options,
+    read_recipe,
+)
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 from summarymixing_modules.training.run.run_folder import ResolvedRecipe, begin_run
 from summarymixing_modules.training.run.run_lock import FolderLock
@@ -81,7 +85,8 @@ def load_recipe(
     Args:
         argv: the command line without the script's name (``sys.argv[1:]``).
         known_keys: the top-level keys of the YAML file that code reads by name: those of train.py
-            and the Brain's ``known_keys``. SpeechBrain's run options are known anyway.
+            and the Brain's ``known_keys``. SpeechBrain's run options and those of the corpus are
+            known anyway.
         free_keys: those that decide nothing, besides ``settings.FREE_KEYS``: they may differ when
             a run is gone on with.
 
@@ -107,7 +112,8 @@ def load_recipe(
     flags = checked_flags(read_flags(arguments[1:], source.tree), source)
     overrides = overrides_in(flags)
     check_objects(source)
-    check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})
+    own = corpus_options(source, overrides)
+    check_yaml(source, overrides, {*known_keys, *own, *RUN_OPTIONS})
     run_opts = run_options(arguments[0], flags)
     _check_backend(run_opts)
     resolved = ResolvedRecipe(source, overrides)
