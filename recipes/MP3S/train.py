@@ -27,10 +27,11 @@ from summarymixing_modules.probing.folds import train_folds
 from summarymixing_modules.probing.probe import Probe, probe_rates
 from summarymixing_modules.probing.tasks import TASKS, find_task, number_of_outputs
 from summarymixing_modules.probing.verification import SpeakerErrors, TrialScore
-from summarymixing_modules.training.asr_data import ASRData, AudioData
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.class_loss import class_loss
 from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.data.audio import AudioData
+from summarymixing_modules.training.data.transcribed import ASRData
 from summarymixing_modules.training.part_rates import PartRates
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.classes import ClassScore

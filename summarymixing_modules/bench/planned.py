@@ -29,6 +29,7 @@ from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import (
     check_yaml,
+    corpus_options,
     in_use,
     read_recipe,
     train_script,
@@ -97,8 +98,9 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
     missing = source.missing(overrides)
     check_objects(source)
     if known is not None:
-        source = in_use(source, overrides, {*known, *RUN_OPTIONS})
-        check_yaml(source, {*overrides, *missing}, {*known, *RUN_OPTIONS})
+        own = corpus_options(source, overrides)
+        source = in_use(source, overrides, {*known, *own, *RUN_OPTIONS})
+        check_yaml(source, {*overrides, *missing}, {*known, *own, *RUN_OPTIONS})
     run_opts = run_options(str(file), given)
     options = {name: run_opts[name] for name in run_opts.overridden_args}
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,39 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.manifest import ManifestError, merge_manifests
-
-
-@dataclass(frozen=True)
-class LabelledManifests:
-    """Where the manifests are; `annotations_of` tells where the annotations are.
-
-    Attributes:
-        train: the training splits, merged.
-        valid: the development splits, merged.
-        test: one manifest for each test split.
-    """
-
-    train: Path
-    valid: Path
-    test: dict[str, Path]
-
-    def require(self) -> LabelledManifests:
-        """Itself, if everything is there.
-
-        Raises:
-            ManifestError: a file is missing.
-        """
-        for manifest in (self.train, self.valid, *self.test.values()):
-            for path in (manifest, annotations_of(manifest)):
-                if not path.is_file():
-                    raise ManifestError(f"{path}: is missing, so --skip_prep cannot be true yet")
-        return self
 
 
 def annotations_of(manifest: Path) -> Path:

@@ -9,7 +9,7 @@ import shutil
 import weakref
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, overload
@@ -52,6 +52,35 @@ class Row:
     wrd: str
     start: int = 0
     stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """Where the manifests of a corpus are.
+
+    Attributes:
+        train: the training splits, merged.
+        valid: the development splits, merged.
+        test: one manifest for each test split.
+        trials: pairs of test utterances to verify, where the corpus has some.
+    """
+
+    train: Path
+    valid: Path
+    test: dict[str, Path] = field(default_factory=dict)
+    trials: Path | None = None
+
+    def require(self) -> Manifests:
+        """Itself, if everything is there.
+
+        Raises:
+            ManifestError: a file is missing.
+        """
+        trials = () if self.trials is None else (self.trials,)
+        for path in (self.train, self.valid, *self.test.values(), *trials):
+            if not path.is_file():
+                raise ManifestError(f"{path}: no such manifest, so --skip_prep cannot be true yet")
+        return self
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

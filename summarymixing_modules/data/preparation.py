@@ -79,18 +79,20 @@ class Listing:
 
 @dataclass(frozen=True)
 class Preparation:
-    """The settings of one call, and the work on one split at a time.
+    """The settings that all corpora share, and the work on one split at a time.
 
     Attributes:
         data_folder: the folder that ``$data_root`` stands for.
         save_folder: where manifests go.
         workers: threads that examine audio files.
         verify: "header" reads every file's header, "decode" decodes every file.
+            (which finds truncated ones too; 1000 h take about an hour of CPU time).
         max_bad_fraction: part of a split that may be unusable; one entry always may, unless it is
             0.
+        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a
+            test set cannot be compared.
+        skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
-        annotated: write annotations, too.
-        test_max_bad_fraction: part of a test split that may be unusable.
 
     Raises:
         ManifestError: a setting that means nothing.
@@ -101,9 +103,9 @@ class Preparation:
     workers: int = 8
     verify: Verify = "header"
     max_bad_fraction: float = 0.01
-    progress: bool = True
-    annotated: bool = True
     test_max_bad_fraction: float = 0.0
+    skip_prep: bool = False
+    progress: bool = True
 
     def __post_init__(self) -> None:
         if self.verify not in get_args(Verify):
@@ -162,8 +164,8 @@ class Preparation:
             raise ManifestError(
                 f"{csv_path.stem}: there is no usable utterance in {self.data_folder}"
             )
-        if self.annotated:
-            annotations = {utterance.id: utterance.annotation for utterance in listed.utterances}
+        annotations = {utterance.id: utterance.annotation for utterance in listed.utterances}
+        if any(annotations.values()):
             write_annotations(csv_path, {row.id: annotations[row.id] for row in rows})
         write_manifest(csv_path, rows)
 

@@ -24,6 +24,7 @@ from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.dataset import make_datasets
 from summarymixing_modules.data.labelled import annotations_of, read_annotations
 from summarymixing_modules.data.manifest import read_manifest
+from summarymixing_modules.data.preparation import Preparation
 from summarymixing_modules.data.subset import subset_path, write_subset
 from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
@@ -86,12 +87,12 @@ class Corpora:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._save = settings.output_folder / "save"
-        self._preparation: dict[str, Any] = {
-            "data_folder": settings.corpora,
-            "workers": settings.prep_workers,
-            "max_bad_fraction": settings.max_bad_audio,
-            "test_max_bad_fraction": settings.max_bad_audio,
-        }
+
+    def _preparation(self, save: Path) -> Preparation:
+        settings, bad = self.settings, self.settings.max_bad_audio
+        return Preparation(
+            settings.corpora, save, settings.prep_workers, "header", bad, test_max_bad_fraction=bad
+        )
 
     @functools.cached_property
     def librispeech(self) -> Corpus:
@@ -99,8 +100,7 @@ class Corpora:
         settings, save = self.settings, self._save / "librispeech"
         with _told_for("speaker, content"):
             found = prepare_librispeech(
-                **self._preparation,
-                save_folder=save,
+                self._preparation(save),
                 train_splits=[TRAIN_SET],
                 dev_splits=[TEST_SET],
                 test_splits=[],
@@ -115,7 +115,7 @@ class Corpora:
         """IEMOCAP, every fold of which has the speakers and classes that it needs."""
         save = self._save / "iemocap"
         with _told_for("emotion"):
-            folds = [prepare_iemocap(**self._preparation, save_folder=save, fold=n) for n in FOLDS]
+            folds = [prepare_iemocap(self._preparation(save), fold=n) for n in FOLDS]
         # The three sets of any fold are the whole corpus.
         paths = [folds[0].train, folds[0].valid, *folds[0].test.values()]
         sets = {f"IEMOCAP {n}/{len(paths)}": path for n, path in enumerate(paths, start=1)}

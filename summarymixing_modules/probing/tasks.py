@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
+from summarymixing_modules.data.corpora.iemocap import TASK as EMOTION
 from summarymixing_modules.errors import InputError, did_you_mean
-from summarymixing_modules.probing.data import (
-    VerificationData,
-    load_common_voice,
-    load_iemocap,
-    load_slurp_scenarios,
-    load_voxceleb,
-)
 from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
     LinearCTCHead,
@@ -24,8 +19,10 @@ from summarymixing_modules.probing.heads import (
     RecurrentCTCHead,
 )
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
-from summarymixing_modules.training.asr_data import ASRData, AudioData, load_librispeech
-from summarymixing_modules.training.classification_data import ClassificationData
+from summarymixing_modules.training.data.audio import AudioData
+from summarymixing_modules.training.data.labelled import ClassificationData, load_labelled
+from summarymixing_modules.training.data.transcribed import ASRData, load_transcribed
+from summarymixing_modules.training.data.verification import VerificationData, load_verification
 from summarymixing_modules.training.recipe.options import ConfigError
 
 #: (input_size, outputs, **head_options) → a head
@@ -107,22 +104,22 @@ class ProbingTask:
         }
 
 
-_SPLITS = frozenset({"train_splits", "dev_splits", "test_splits", "verify_audio"})
-_TOKENS = frozenset({"token_type", "output_neurons", "test_beam_size", "test_beam_options"})
+_SPLIT_KEYS = frozenset({"train_splits", "dev_splits", "test_splits", "verify_audio"})
+_TOKEN_KEYS = frozenset({"token_type", "output_neurons", "test_beam_size", "test_beam_options"})
 
 TASKS: dict[str, ProbingTask] = {
     "librispeech_asr": ProbingTask(
-        load_librispeech, "transcripts", _TRANSCRIPT_PROBES, "test_wer", _SPLITS | _TOKENS
+        load_transcribed, "transcripts", _TRANSCRIPT_PROBES, "test_wer", _SPLIT_KEYS | _TOKEN_KEYS
     ),
     "common_voice": ProbingTask(
-        load_common_voice,
+        load_transcribed,
         "transcripts",
         _TRANSCRIPT_PROBES,
         "test_wer",
-        _TOKENS | {"language", "longest", "clips_folder"},
+        _TOKEN_KEYS | {"language", "longest", "clips_folder"},
     ),
     "voxceleb": ProbingTask(
-        load_voxceleb,
+        load_verification,
         "speakers",
         {name: _speaker_probe(name) for name in ("xvector", "ecapa")},
         "test_eer",
@@ -131,14 +128,18 @@ TASKS: dict[str, ProbingTask] = {
         ),
     ),
     "iemocap": ProbingTask(
-        load_iemocap,
+        partial(load_labelled, tasks=[EMOTION]),
         "classes",
         _CLASS_PROBES,
         "test_accuracy",
         frozenset({"fold", "verify_audio"}),
     ),
     "slurp_scenario": ProbingTask(
-        load_slurp_scenarios, "classes", _CLASS_PROBES, "test_accuracy", _SPLITS
+        partial(load_labelled, tasks=["scenario"]),
+        "classes",
+        _CLASS_PROBES,
+        "test_accuracy",
+        _SPLIT_KEYS,
     ),
 }
 TASK_KEYS = frozenset().union(*(task.keys for task in TASKS.values()))

@@ -1,4 +1,4 @@
-"""Speaker verification: crops of recordings, and error rates of scored trials.
+"""Speaker verification: error rates of scored trials.
 
 Shape suffixes: B batch, E embedding, K training speakers.
 """
@@ -7,39 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import EER, minDCF
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from summarymixing_modules.data.batching import EmptyBatch, collate
 from summarymixing_modules.data.corpora.voxceleb import Trial
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.training.scores.score import Score
 
 logger = get_logger(__name__)
-
-
-def collate_crops(examples: list[dict[str, Any]], samples: int) -> PaddedBatch | EmptyBatch:
-    """As `collate`, with a random crop of every recording; short ones stay whole, padded.
-
-    Args:
-        examples: of a dataset.
-        samples: length of a crop.
-    """
-    return collate([{**example, "sig": _crop(example["sig"], samples)} for example in examples])
-
-
-def _crop(sig: Tensor | None, samples: int) -> Tensor | None:
-    if sig is None or len(sig) <= samples:
-        return sig
-    start = int(torch.randint(len(sig) - samples + 1, ()))
-    return sig[start : start + samples]
 
 
 def error_rates(trials: Sequence[Trial], scores: Sequence[float]) -> tuple[float, float]:

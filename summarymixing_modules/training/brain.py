@@ -35,7 +35,7 @@ from summarymixing_modules.training.statistics import MovingStatistics
 from summarymixing_modules.training.steps import SafeStepBrain
 
 if TYPE_CHECKING:
-    from summarymixing_modules.training.asr_data import AudioData
+    from summarymixing_modules.training.data.audio import AudioData
     from summarymixing_modules.training.recipe.config import Recipe
 
 logger = get_logger(__name__)

@@ -24,7 +24,8 @@ from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.features.frontend import RUNNING
-from summarymixing_modules.training.asr_data import ASRData, with_train
+from summarymixing_modules.training.data.audio import with_train
+from summarymixing_modules.training.data.transcribed import ASRData
 
 if TYPE_CHECKING:
     from summarymixing_modules.training.brain import SafeBrain

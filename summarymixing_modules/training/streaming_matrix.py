@@ -21,8 +21,8 @@ from tqdm import tqdm
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.pictures import line_style, picture
 from summarymixing_modules.text_tables import aligned
-from summarymixing_modules.training.asr_data import ASRData
 from summarymixing_modules.training.brain import SafeBrain
+from summarymixing_modules.training.data.transcribed import ASRData
 from summarymixing_modules.training.guard import is_empty
 from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words
 

@@ -91,13 +91,14 @@ def test_every_yaml_trains_and_reports(
 )
 def test_variants_have_the_settings_of_the_librispeech_recipe(hparams: Path) -> None:
     """Only what the corpus changes, and the folder of the results, differ."""
-    corpus = {"train_splits", "dev_splits", "valid_hours", "max_pause", "avoid_if_longer_than"}
+    corpus = {"corpus", "train_splits", "dev_splits", "valid_hours", "max_pause"}
+    corpus |= {"avoid_if_longer_than", "output_folder"}
     theirs = ROOT / "recipes" / "LibriSpeech" / hparams.relative_to(RECIPES.parent)
     settings = []
     for file in (hparams, theirs):
         tree = read_recipe(file).tree
         given = {key: str(getattr(node, "value", node)) for key, node in tree.items()}
-        settings.append({k: v for k, v in given.items() if k not in {*corpus, "output_folder"}})
+        settings.append({k: v for k, v in given.items() if k not in corpus})
     assert settings[0] == settings[1]
 
 
@@ -148,7 +149,7 @@ def test_bad_settings_are_told(
         rest = [option for option in rest if "valid_hours" not in option]
         hparams = tmp_path / "hparams" / "other.yaml"
         hparams.parent.mkdir()
-        hparams.write_text(f"base: {LIBRISPEECH / 'base.yaml'}\n")
+        hparams.write_text(f"base: {LIBRISPEECH / 'base.yaml'}\ncorpus: librilight\n")
         (tmp_path / "train.py").symlink_to(RECIPE / "train.py")
     with torch.random.fork_rng(), pytest.raises(InputError, match=message):
         run_recipe(hparams, *rest, *options, f"--data_folder={librilight}", "--debug")

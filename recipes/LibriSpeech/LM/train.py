@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.training.brain import SafeBrain
-from summarymixing_modules.training.language_model import TextData
+from summarymixing_modules.training.data.text import TextData
 from summarymixing_modules.training.lm_folder import export_language_model
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.tokens import Perplexity

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.class_loss import class_loss
-from summarymixing_modules.training.classification_data import load_slurp
+from summarymixing_modules.training.data.labelled import load_labelled
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.classes import ClassScore
 
-load_data = load_slurp  # `summarymixing prepare` calls it, too
+load_data = load_labelled  # `summarymixing prepare` calls it, too
 
 
 class ClassificationBrain(SafeBrain):

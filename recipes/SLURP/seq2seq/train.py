@@ -25,13 +25,13 @@ from summarymixing_modules.models.asr.attention_ctc import AttentionCTCOutput
 from summarymixing_modules.models.asr.attention_search import make_searcher
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.data.semantics import load_semantics
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 from summarymixing_modules.training.scores.meanings import MeaningScore
 from summarymixing_modules.training.scores.tokens import TokenAccuracy
-from summarymixing_modules.training.semantics import load_slurp_semantics
 
-load_data = load_slurp_semantics  # `summarymixing prepare` calls it, too
+load_data = load_semantics  # `summarymixing prepare` calls it, too
 
 
 class MeaningBrain(SafeBrain):

@@ -1,1 +1,34 @@
-"""Corpora: the public layout of each, read, examined and written as manifests."""
+"""Corpora: one file each, which says how its public layout is read; one registry (registry.py)."""
+
+from summarymixing_modules.data.corpora.registry import (
+    CorpusSpec,
+    corpus_names,
+    corpus_spec,
+    register_corpus,
+    unregister_corpus,
+)
+
+# isort: split
+# Importing a corpus's file registers it.
+from summarymixing_modules.data.corpora.common_voice import prepare_common_voice
+from summarymixing_modules.data.corpora.iemocap import prepare_iemocap
+from summarymixing_modules.data.corpora.librilight import prepare_librilight
+from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
+from summarymixing_modules.data.corpora.slurp import prepare_slurp
+from summarymixing_modules.data.corpora.speech_commands import prepare_speech_commands
+from summarymixing_modules.data.corpora.voxceleb import prepare_voxceleb
+
+__all__ = [
+    "CorpusSpec",
+    "corpus_names",
+    "corpus_spec",
+    "prepare_common_voice",
+    "prepare_iemocap",
+    "prepare_librilight",
+    "prepare_librispeech",
+    "prepare_slurp",
+    "prepare_speech_commands",
+    "prepare_voxceleb",
+    "register_corpus",
+    "unregister_corpus",
+]

@@ -12,7 +12,7 @@ import csv
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
@@ -22,10 +22,8 @@ from torchaudio.functional import resample
 from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, probe_audio
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.common_voice_text import ALPHABETS, normalise_sentence
-from summarymixing_modules.data.labelled import (
-    LabelledManifests,
-)
-from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.corpora.registry import register_corpus
+from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import (
     Listing,
     Preparation,
@@ -41,19 +39,15 @@ SPLITS = ("train", "dev", "test")
 _COLUMNS = ("client_id", "path", "sentence")
 
 
+@register_corpus("common_voice", source="Ardila et al., LREC 2020")
 def prepare_common_voice(
-    data_folder: str | os.PathLike[str],
-    save_folder: str | os.PathLike[str],
+    preparation: Preparation,
+    *,
     clips_folder: str | os.PathLike[str],
-    language: str = "cy",
-    longest: float = 10.0,
-    workers: int = 8,
-    max_bad_fraction: float = 0.01,
-    skip_prep: bool = False,
-    progress: bool = True,
-    test_max_bad_fraction: float = 0.0,
-) -> LabelledManifests:
-    """Write ``cv_LANGUAGE_SPLIT.csv`` for train, dev and test into ``save_folder``.
+    language: str,
+    longest: float,
+) -> Manifests:
+    """Write ``cv_LANGUAGE_SPLIT.csv`` for train, dev and test.
 
     Clips that last longer than ``longest`` are left out of all three, as in MP3S. Sentences are
     normalised, see `normalise_sentence`. Entries that cannot be used (a broken clip, none at all, a
@@ -64,18 +58,11 @@ def prepare_common_voice(
     the list of clips has changed. In a distributed run, call it on the main process only.
 
     Args:
-        data_folder: the release's folder, its parent, or the folder of the language.
-        save_folder: where to put the manifests.
+        preparation: its ``data_folder`` is the release's folder, its parent, or the folder of the
+            language. Its ``verify`` means nothing here: converting decodes every clip.
         clips_folder: where to put the clips as 16 kHz FLAC; may be shared by many runs.
         language: ``"cy"`` (Welsh), ``"eu"`` (Basque) or ``"en"``.
         longest: seconds.
-        workers: threads that convert.
-        max_bad_fraction: part of a split that may be unusable; one entry always may, unless this
-            is 0.
-        skip_prep: take the manifests that are there, unchecked.
-        progress: show progress bars.
-        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
-            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, a language that is not known, a malformed list, or no usable
@@ -84,30 +71,21 @@ def prepare_common_voice(
     """
     if language not in ALPHABETS:
         raise ManifestError(f"--language {language!r}: use one of {', '.join(ALPHABETS)}")
-    save = Path(save_folder)
-    train, valid, test = (save / f"cv_{language}_{split}.csv" for split in SPLITS)
-    manifests = LabelledManifests(train, valid, {"test": test})
-    if skip_prep:
+    names = {split: f"cv_{language}_{split}" for split in SPLITS}
+    train, valid, test = (preparation.save_folder / f"{name}.csv" for name in names.values())
+    manifests = Manifests(train, valid, {"test": test})
+    if preparation.skip_prep:
         return manifests.require()
-    root = _language_folder(Path(data_folder), language)
-    preparation = Preparation(
-        Path(data_folder),
-        save,
-        workers,
-        "header",
-        max_bad_fraction,
-        progress,
-        test_max_bad_fraction=test_max_bad_fraction,
-    )
+    preparation = replace(preparation, verify="header")
+    root = _language_folder(preparation.data_folder, language)
     converter = _Converter(root / "clips", Path(clips_folder) / language, language, longest)
-    for split in SPLITS:
+    for split, name in names.items():
         fingerprint = {
             "list": [str(root), file_state(root / f"{split}.tsv")],
             "clips": file_state(root / "clips"),  # a folder changes when files come or go
             "converted": str(Path(clips_folder).absolute()),
             "longest": longest,
         }
-        name = f"cv_{language}_{split}"
         listing = _lister(preparation, converter, root, split)
         preparation.prepare(name, fingerprint, listing, split == "test")
     return manifests

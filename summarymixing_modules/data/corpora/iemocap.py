@@ -9,24 +9,25 @@ each of the five sessions a woman and a man speak.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from summarymixing_modules.data.bad_audio import BadFile
-from summarymixing_modules.data.labelled import (
-    LabelledManifests,
-    read_annotations,
-    write_annotations,
+from summarymixing_modules.data.corpora.registry import register_corpus
+from summarymixing_modules.data.labelled import read_annotations, write_annotations
+from summarymixing_modules.data.manifest import (
+    ManifestError,
+    Manifests,
+    Row,
+    read_manifest,
+    write_manifest,
 )
-from summarymixing_modules.data.manifest import ManifestError, Row, read_manifest, write_manifest
 from summarymixing_modules.data.preparation import (
     Listing,
     Preparation,
     Utterance,
-    Verify,
     file_state,
     left_out,
     note_left_out,
@@ -50,18 +51,9 @@ _TURN = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(?P<turn>\S+)\t(?P<emotion>\S+)\t\[")
 _NAME = re.compile(r"^(?P<session>Ses\d\d)[FM]_\w+_(?P<sex>[FM])\w*\d+$")
 
 
-def prepare_iemocap(
-    data_folder: str | os.PathLike[str],
-    save_folder: str | os.PathLike[str],
-    fold: int,
-    workers: int = 8,
-    verify: Verify = "header",
-    max_bad_fraction: float = 0.01,
-    skip_prep: bool = False,
-    progress: bool = True,
-    test_max_bad_fraction: float = 0.0,
-) -> LabelledManifests:
-    """Write ``iemocap.csv`` and, for a fold, ``foldN_{train,valid,test}.csv`` into ``save_folder``.
+@register_corpus("iemocap", source="Busso et al., Language Resources and Evaluation, 2008")
+def prepare_iemocap(preparation: Preparation, *, fold: int) -> Manifests:
+    """Write ``iemocap.csv`` and, for a fold, ``foldN_{train,valid,test}.csv``.
 
     Fold n tests speaker n of `SPEAKERS`, validates on the other speaker of that session and trains
     on the eight others. Annotations have ``emotion``. Turns with another emotion are left out. The
@@ -72,17 +64,9 @@ def prepare_iemocap(
     in it or in the settings has changed.
 
     Args:
-        data_folder: ``IEMOCAP_full_release`` or its parent.
-        save_folder: where to put the manifests.
+        preparation: its ``data_folder`` is ``IEMOCAP_full_release`` or its parent; its
+            ``test_max_bad_fraction`` is that of the fold's test speaker.
         fold: 1 to 10.
-        workers: threads that examine audio files.
-        verify: ``"header"`` reads every file's header, ``"decode"`` decodes every file.
-        max_bad_fraction: part of the corpus that may be unusable; one turn always may, unless this
-            is 0.
-        skip_prep: take the manifests that are there, unchecked.
-        progress: show progress bars.
-        test_max_bad_fraction: part of the fold's test speaker that may be unusable: scores of a
-            part of a test set cannot be compared.
 
     Raises:
         ManifestError: no corpus, no such fold, or a class or speaker without utterances.
@@ -90,25 +74,15 @@ def prepare_iemocap(
     """
     if fold not in FOLDS:
         raise ManifestError(f"--fold {fold}: use 1 to {len(FOLDS)}")
-    save = Path(save_folder)
-    train, valid, test = (save / f"fold{fold}_{part}.csv" for part in ("train", "valid", "test"))
-    manifests = LabelledManifests(train, valid, {"test": test})
-    if skip_prep:
+    parts = ("train", "valid", "test")
+    train, valid, test = (preparation.save_folder / f"fold{fold}_{part}.csv" for part in parts)
+    manifests = Manifests(train, valid, {"test": test})
+    if preparation.skip_prep:
         return manifests.require()
-    root = _corpus_root(Path(data_folder))
-    preparation = Preparation(
-        Path(data_folder),
-        save,
-        workers,
-        verify,
-        max_bad_fraction,
-        progress,
-        test_max_bad_fraction=test_max_bad_fraction,
-    )
+    root = _corpus_root(preparation.data_folder)
     fingerprint = {"root": str(root), "files": [file_state(path) for path in _watched(root)]}
     corpus = preparation.prepare("iemocap", fingerprint, lambda: read_turns(root))
     _write_fold(corpus, manifests, fold)
-    (test,) = manifests.test.values()
     (speaker,) = speakers_of_fold(fold)[2]
     bad = [file for file in left_out(corpus) if _speaker(file.id) in (speaker, None)]
     note_left_out(test, bad)
@@ -123,7 +97,7 @@ def speakers_of_fold(fold: int) -> tuple[list[str], list[str], list[str]]:
     return [s for s in SPEAKERS if s not in (test, partner)], [partner], [test]
 
 
-def _write_fold(corpus: Path, manifests: LabelledManifests, fold: int) -> None:
+def _write_fold(corpus: Path, manifests: Manifests, fold: int) -> None:
     rows, annotations = read_manifest(corpus), read_annotations(corpus)
     paths = (manifests.train, manifests.valid, *manifests.test.values())
     for path, speakers in zip(paths, speakers_of_fold(fold), strict=True):

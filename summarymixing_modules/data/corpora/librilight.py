@@ -9,60 +9,46 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from summarymixing_modules.data.audio import SAMPLE_RATE
-from summarymixing_modules.data.bad_audio import BadAudioLog
 from summarymixing_modules.data.corpora.librilight_cuts import CutSettings
-from summarymixing_modules.data.corpora.librilight_parts import Part, Preparation, digest
+from summarymixing_modules.data.corpora.librilight_parts import Part, SpeakerPreparation, digest
 from summarymixing_modules.data.corpora.librilight_tree import SPLITS, SpeakerListing
+from summarymixing_modules.data.corpora.registry import register_corpus
+from summarymixing_modules.data.corpora.splits import check_splits
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Row, write_manifest
-from summarymixing_modules.data.preparation import Verify
-
-__all__ = ["SPLITS", "LibriLightManifests", "prepare_librilight"]
+from summarymixing_modules.data.manifest import (
+    DATA_ROOT,
+    ManifestError,
+    Manifests,
+    Row,
+    write_manifest,
+)
+from summarymixing_modules.data.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LibriLightManifests:
-    """Where the manifests are.
-
-    Attributes:
-        train: utterances of the speakers to train on.
-        valid: those of the speakers held out.
-        bad_audio: list of unusable files (missing if there are none).
-    """
-
-    train: Path
-    valid: Path
-    bad_audio: Path
-
-
+@register_corpus("librilight", source="Kahn et al., arXiv 1912.07875")
 def prepare_librilight(
-    data_folder: str | os.PathLike[str],
-    save_folder: str | os.PathLike[str],
-    train_splits: Sequence[str] = ("medium",),
-    shortest: float = 2.0,
-    longest: float = 60.0,
-    max_pause: float = 1.0,
-    valid_hours: float = 5.0,
+    preparation: Preparation,
     seed: int = 0,
-    workers: int = 8,
-    verify: Verify = "header",
-    max_bad_fraction: float = 0.01,
-    skip_prep: bool = False,
-    progress: bool = True,
-) -> LibriLightManifests:
+    *,
+    train_splits: Sequence[str],
+    dev_splits: Sequence[str] = (),
+    test_splits: Sequence[str] = (),
+    avoid_if_shorter_than: float,
+    avoid_if_longer_than: float,
+    max_pause: float,
+    valid_hours: float,
+) -> Manifests:
     """Cut the recordings into utterances; write ``train.csv`` and ``valid.csv``.
 
-    Audio paths start with ``$data_root``, which stands for ``data_folder`` as it is given here. A
-    recording is left out, and listed in ``bad_audio.csv``, if it cannot be read, is not 16 kHz
+    Audio paths start with ``$data_root``, which stands for the corpus's folder as it is given here.
+    A recording is left out, and listed in ``bad_audio.csv``, if it cannot be read, is not 16 kHz
     mono, or if its voice activity is missing or does not fit it.
 
     A speaker's utterances are kept in ``librilight/SPLIT/SPEAKER.json``: a call that was stopped
@@ -70,44 +56,38 @@ def prepare_librilight(
     one of its files changed. In a distributed run, call it on the main process only.
 
     Args:
-        data_folder: the Libri-Light folder or its parent.
-        save_folder: where to put the manifests.
+        preparation: its ``data_folder`` is the Libri-Light folder or its parent; its
+            ``max_bad_fraction`` is that of all recordings together.
+        seed: of the order of speakers.
         train_splits: one or more of `SPLITS`.
-        shortest: utterances that would last less are left out, s.
-        longest: no utterance lasts more, s.
+        dev_splits, test_splits: none, as nothing but training speech is there.
+        avoid_if_shorter_than: utterances that would last less are left out, s.
+        avoid_if_longer_than: no utterance lasts more, s.
         max_pause: a longer silence ends an utterance, s.
         valid_hours: audio of the speakers held out, at most. Speakers come in an order that depends
             on their names and the seed alone, and those that fit are taken.
-        seed: of that order.
-        workers: threads.
-        verify: ``"header"`` reads every file's header, ``"decode"`` decodes every utterance.
-        max_bad_fraction: part of the recordings that may be unusable; one always may, unless this
-            is 0.
-        skip_prep: take the manifests that are there, unchecked.
-        progress: show progress bars.
 
     Raises:
         InputError: no corpus, no such split, settings that make no sense, no usable recording, or
             nobody to hold out or to train on. Names the flag or file.
         TooManyBadFiles: more recordings are unusable than is tolerated.
     """
-    save = Path(save_folder)
-    manifests = LibriLightManifests(save / "train.csv", save / "valid.csv", save / "bad_audio.csv")
-    _check_arguments(train_splits, valid_hours, workers, verify)
-    if skip_prep:
-        for path in (manifests.train, manifests.valid):
-            if not path.is_file():
-                raise ManifestError(f"{path}: no such manifest, so --skip_prep cannot be true yet")
-        return manifests
-    cut = CutSettings(shortest, longest, max_pause, SAMPLE_RATE)
-    preparation = Preparation(Path(data_folder), save, cut, verify, workers, progress)
-    listings = preparation.list_speakers(train_splits)
-    stamp = _Stamp(
-        manifests, [*preparation.fingerprints(listings), valid_hours, seed, max_bad_fraction]
-    )
+    _refuse_evaluation(dev_splits=dev_splits, test_splits=test_splits)
+    check_splits(SPLITS, train_splits=train_splits)
+    if not valid_hours > 0:
+        raise ManifestError(f"--valid_hours {valid_hours}: use hours above 0")
+    save = preparation.save_folder
+    manifests = Manifests(save / "train.csv", save / "valid.csv")
+    if preparation.skip_prep:
+        return manifests.require()
+    cut = CutSettings(avoid_if_shorter_than, avoid_if_longer_than, max_pause, SAMPLE_RATE)
+    work = SpeakerPreparation(preparation, cut)
+    listings = work.list_speakers(train_splits)
+    own = [valid_hours, seed, preparation.max_bad_fraction]
+    stamp = _Stamp(manifests, [*work.fingerprints(listings), *own])
     if (report := stamp.report()) is None:
-        parts = preparation.examine(listings)
-        preparation.refuse_bad(parts, BadAudioLog(manifests.bad_audio), max_bad_fraction)
+        parts = work.examine(listings)
+        work.refuse_bad(parts)
         held_out = _speakers_to_hold_out(listings, parts, valid_hours, seed)
         report = _write(manifests, preparation.data_folder, listings, parts, held_out)
         stamp.write(report)
@@ -117,22 +97,13 @@ def prepare_librilight(
     return manifests
 
 
-def _check_arguments(
-    train_splits: Sequence[str], valid_hours: float, workers: int, verify: str
-) -> None:
-    if isinstance(train_splits, str):
-        raise ManifestError(f"--train_splits {train_splits!r}: give a list, [{train_splits}]")
-    if not train_splits or len(set(train_splits)) < len(train_splits):
-        raise ManifestError(
-            f"--train_splits {list(train_splits)}: name one or more of {', '.join(SPLITS)}, each "
-            "once"
-        )
-    if not valid_hours > 0:
-        raise ManifestError(f"--valid_hours {valid_hours}: use hours above 0")
-    if verify not in get_args(Verify):
-        raise ManifestError(f"--verify_audio {verify!r}: use one of {', '.join(get_args(Verify))}")
-    if workers < 1:
-        raise ManifestError(f"--prep_workers {workers}: use at least 1")
+def _refuse_evaluation(**splits: Sequence[str]) -> None:
+    for key, given in splits.items():
+        if given:
+            raise ManifestError(
+                f"--{key} {list(given)}: Libri-Light has only unlabelled training speech. "
+                "Leave it at []; speakers of --valid_hours are held out for validation"
+            )
 
 
 def _speakers_to_hold_out(
@@ -165,7 +136,7 @@ def _speakers_to_hold_out(
 
 
 def _write(
-    manifests: LibriLightManifests,
+    manifests: Manifests,
     data_folder: Path,
     listings: Sequence[SpeakerListing],
     parts: Sequence[Part],
@@ -198,7 +169,7 @@ def _write(
 class _Stamp:
     """``librilight.json``: what the manifests were made of, written when they are complete."""
 
-    def __init__(self, manifests: LibriLightManifests, settings: list[Any]) -> None:
+    def __init__(self, manifests: Manifests, settings: list[Any]) -> None:
         self.manifests = manifests
         self.path = manifests.train.with_name("librilight.json")
         self.fingerprint = digest(settings)

@@ -22,6 +22,7 @@ from summarymixing_modules.data.corpora.librilight_tree import (
     speaker_folders,
 )
 from summarymixing_modules.data.files import write_atomically
+from summarymixing_modules.data.preparation import Preparation
 from summarymixing_modules.data.threads import in_threads
 
 #: Raise it whenever the same corpus and settings give other manifests.
@@ -52,36 +53,35 @@ class Part:
         return sum(stop - start for _, start, stop in self.utterances)
 
 
-class Preparation:
-    """The settings of one call, and the work on the speakers' folders."""
+class SpeakerPreparation:
+    """The settings of one call, and the work on the speakers' folders.
 
-    def __init__(
-        self,
-        data_folder: Path,
-        save_folder: Path,
-        cut: CutSettings,
-        verify: str,
-        workers: int,
-        progress: bool,
-    ) -> None:
-        self.data_folder = data_folder
-        self.root = corpus_root(data_folder)
-        self.parts_folder = save_folder / "librilight"
+    Args:
+        settings: that all corpora share.
+        cut: how recordings become utterances.
+    """
+
+    def __init__(self, settings: Preparation, cut: CutSettings) -> None:
+        self.settings = settings
+        self.root = corpus_root(settings.data_folder)
+        self.parts_folder = settings.save_folder / "librilight"
         self.cut = cut
-        self.verify = verify
-        self.workers = workers
-        self.progress = progress
 
     def list_speakers(self, splits: Sequence[str]) -> list[SpeakerListing]:
         """List the files of every speaker."""
-        folders = speaker_folders(self.root, splits)
-        return list(
-            in_threads(list_speaker, folders, self.workers, "listing", "speaker", self.progress)
+        folders, settings = speaker_folders(self.root, splits), self.settings
+        listed = in_threads(
+            list_speaker, folders, settings.workers, "listing", "speaker", settings.progress
         )
+        return list(listed)
 
     def fingerprints(self, listings: Iterable[SpeakerListing]) -> list[str]:
         """For each speaker a text that changes when the settings or its files change."""
-        settings = [_VERSION, str(self.root.relative_to(self.data_folder)), self.verify]
+        settings = [
+            _VERSION,
+            str(self.root.relative_to(self.settings.data_folder)),
+            self.settings.verify,
+        ]
         return [
             digest([*settings, asdict(self.cut), f"{one.split}/{one.speaker}", one.fingerprint])
             for one in listings
@@ -94,10 +94,10 @@ class Preparation:
         parts = in_threads(
             lambda one: self._part(*one),
             todo,
-            self.workers,
+            self.settings.workers,
             "cutting",
             "file",
-            self.progress,
+            self.settings.progress,
             files,
         )
         return list(parts)
@@ -129,7 +129,7 @@ class Preparation:
         """Add the utterances of a recording to its speaker's part."""
         frames = check_audio(audio, self.cut.sample_rate).frames
         cuts = cut_by_voice(read_voice_activity(audio, frames, self.cut.sample_rate), self.cut)
-        if self.verify == "decode":
+        if self.settings.verify == "decode":
             for start, stop in cuts.utterances:
                 read_audio(audio, self.cut.sample_rate, start, stop)
         part.utterances += [(name, start, stop) for start, stop in cuts.utterances]
@@ -137,10 +137,8 @@ class Preparation:
         short = sum(stop - start for start, stop in cuts.too_short)
         part.too_short = (count + len(cuts.too_short), samples + short)
 
-    def refuse_bad(
-        self, parts: Iterable[Part], bad_log: BadAudioLog, max_bad_fraction: float
-    ) -> None:
-        """List the unusable recordings; refuse too many of them.
+    def refuse_bad(self, parts: Iterable[Part]) -> None:
+        """List the unusable recordings in ``bad_audio.csv``; refuse too many of them.
 
         Raises:
             TooManyBadFiles: more than the fraction (they are listed all the same).
@@ -148,9 +146,10 @@ class Preparation:
         parts = list(parts)
         bad = [BadFile(**file) for part in parts for file in part.bad]
         total = sum(part.files for part in parts)
-        bad_log.forget(str(self.root))
-        bad_log.record_all(bad)
-        refuse_too_many(bad, total, max_bad_fraction, bad_log.csv_path, "recordings")
+        log = BadAudioLog(self.settings.save_folder / "bad_audio.csv")
+        log.forget(str(self.root))
+        log.record_all(bad)
+        refuse_too_many(bad, total, self.settings.max_bad_fraction, log.csv_path, "recordings")
 
 
 def digest(content: list[Any]) -> str:

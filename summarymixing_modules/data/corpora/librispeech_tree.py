@@ -137,6 +137,13 @@ def read_split(folder: Path) -> SplitListing:
     return SplitListing([transcripts[name] for name in sorted(transcripts)], untranscribed)
 
 
+def split_transcripts(data_folder: Path, splits: Sequence[str]) -> list[str]:
+    """The transcripts of some splits, in order; needs no audio."""
+    root = corpus_root(data_folder)
+    listings = (read_split(split_folder(root, split)) for split in splits)
+    return [transcript.text for listing in listings for transcript in listing.transcripts]
+
+
 def _read_transcripts(file: Path) -> Iterator[Transcript]:
     prefix = "-".join(file.parent.parts[-2:]) + "-"
     for number, line in enumerate(read_lines(file), start=1):

@@ -9,20 +9,20 @@ The annotation files and the audio folders may also lie in ``data_folder`` itsel
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.data.bad_audio import BadFile
-from summarymixing_modules.data.labelled import LabelledManifests, merge_labelled
-from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.corpora.registry import register_corpus
+from summarymixing_modules.data.corpora.splits import check_splits
+from summarymixing_modules.data.labelled import merge_labelled
+from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import (
     Listing,
     Preparation,
     Utterance,
-    Verify,
     file_state,
 )
 from summarymixing_modules.data.reading import read_lines
@@ -35,20 +35,15 @@ _ROOTS = (".", "SLURP", "slurp")
 _AUDIO_SOURCE = "https://zenodo.org/record/4274930"
 
 
+@register_corpus("slurp", source="Bastianelli et al., EMNLP 2020")
 def prepare_slurp(
-    data_folder: str | os.PathLike[str],
-    save_folder: str | os.PathLike[str],
-    train_splits: Sequence[str] = ("train",),
-    dev_splits: Sequence[str] = ("devel",),
-    test_splits: Sequence[str] = ("test",),
-    workers: int = 8,
-    verify: Verify = "header",
-    max_bad_fraction: float = 0.01,
-    skip_prep: bool = False,
-    progress: bool = True,
-    test_max_bad_fraction: float = 0.0,
-) -> LabelledManifests:
-    """Write ``train.csv``, ``valid.csv`` and a CSV for each split into ``save_folder``.
+    preparation: Preparation,
+    *,
+    train_splits: Sequence[str],
+    dev_splits: Sequence[str],
+    test_splits: Sequence[str],
+) -> Manifests:
+    """Write ``train.csv``, ``valid.csv`` and a CSV for each split.
 
     Every recording is an utterance; its ID is its file name without ending. The transcript is the
     prompt. Annotations have ``slurp_id``, ``scenario``, ``action``, ``intent`` (scenario_action,
@@ -64,63 +59,30 @@ def prepare_slurp(
     has changed. In a distributed run, call it on the main process only (``run_on_main``).
 
     Args:
-        data_folder: the repository, or its parent.
-        save_folder: where to put the manifests.
+        preparation: its ``data_folder`` is the repository, or its parent.
         train_splits: one or more of `SPLITS`.
         dev_splits: one or more.
         test_splits: any number.
-        workers: threads that examine audio files.
-        verify: ``"header"`` reads every file's header, ``"decode"`` decodes every file.
-        max_bad_fraction: part of a split that may be unusable; one entry always may, unless this
-            is 0.
-        skip_prep: take the manifests that are there, unchecked.
-        progress: show progress bars.
-        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
-            set cannot be compared.
 
     Raises:
         ManifestError: no corpus, no such split, no usable utterance, or the same split in train
             and in evaluation.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
-    _check_splits(train_splits, dev_splits, test_splits)
-    save = Path(save_folder)
-    manifests = LabelledManifests(
-        save / "train.csv",
-        save / "valid.csv",
-        {split: save / f"slurp_{split}.csv" for split in test_splits},
-    )
-    if skip_prep:
+    check_splits(SPLITS, train_splits=train_splits, dev_splits=dev_splits, test_splits=test_splits)
+    folder, save = preparation.data_folder, preparation.save_folder
+    paths = {s: save / f"slurp_{s}.csv" for s in (*train_splits, *dev_splits, *test_splits)}
+    test = {split: paths[split] for split in test_splits}
+    manifests = Manifests(save / "train.csv", save / "valid.csv", test)
+    if preparation.skip_prep:
         return manifests.require()
-    folder = Path(data_folder)
     if not folder.is_dir():
         raise ManifestError(f"--data_folder {folder}: no such folder. Give SLURP's repository")
-    preparation = Preparation(
-        folder, save, workers, verify, max_bad_fraction, progress, True, test_max_bad_fraction
-    )
-    for split in dict.fromkeys((*train_splits, *dev_splits, *test_splits)):
+    for split in paths:
         _prepare_split(preparation, split, split in test_splits)
-    merge_labelled([save / f"slurp_{split}.csv" for split in train_splits], manifests.train)
-    merge_labelled([save / f"slurp_{split}.csv" for split in dev_splits], manifests.valid)
+    merge_labelled([paths[split] for split in train_splits], manifests.train)
+    merge_labelled([paths[split] for split in dev_splits], manifests.valid)
     return manifests
-
-
-def _check_splits(train: Sequence[str], dev: Sequence[str], test: Sequence[str]) -> None:
-    for flag, splits in (("train", train), ("dev", dev), ("test", test)):
-        if isinstance(splits, str):
-            raise ManifestError(f"--{flag}_splits {splits!r}: give a list, [{splits}]")
-        unknown = [split for split in splits if split not in SPLITS]
-        if unknown or (not splits and flag != "test"):
-            named = f"{unknown[0]!r} is none of" if unknown else "name at least one of"
-            raise ManifestError(f"--{flag}_splits: {named} {', '.join(SPLITS)}")
-        if len(set(splits)) < len(splits):
-            raise ManifestError(f"--{flag}_splits {list(splits)}: a split is named twice")
-    leaked = sorted(set(train) & {*dev, *test})
-    if leaked:
-        raise ManifestError(
-            f"{', '.join(leaked)}: in --train_splits and also in --dev_splits or --test_splits; "
-            "scores on training data mean nothing: take it out of one of them"
-        )
 
 
 def _prepare_split(preparation: Preparation, split: str, test: bool) -> None:

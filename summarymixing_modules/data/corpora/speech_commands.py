@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,12 @@ from typing import Any
 
 from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, check_audio
 from summarymixing_modules.data.bad_audio import BadFile
-from summarymixing_modules.data.labelled import LabelledManifests
-from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.corpora.registry import register_corpus
+from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import (
     Listing,
     Preparation,
     Utterance,
-    Verify,
     file_state,
 )
 from summarymixing_modules.data.reading import files_in, read_lines, subfolders
@@ -81,18 +79,17 @@ class CommandsTask:
             )
 
 
+@register_corpus("speech_commands", source="Warden, arXiv 1804.03209")
 def prepare_speech_commands(
-    data_folder: str | os.PathLike[str],
-    save_folder: str | os.PathLike[str],
-    task: CommandsTask | None = None,
-    workers: int = 8,
-    verify: Verify = "header",
-    max_bad_fraction: float = 0.01,
-    skip_prep: bool = False,
-    progress: bool = True,
-    test_max_bad_fraction: float = 0.0,
-) -> LabelledManifests:
-    """Write ``training.csv``, ``validation.csv`` and ``testing.csv`` into ``save_folder``.
+    preparation: Preparation,
+    *,
+    words: Sequence[str] | None = None,
+    unknown_share: float = 0.0,
+    silence_share: float = 0.0,
+    draw_seed: int = 0,
+    official_test_folder: str | None = None,
+) -> Manifests:
+    """Write ``training.csv``, ``validation.csv`` and ``testing.csv``.
 
     Annotations have ``label`` (the class) and ``word``. Clips of other words and crops of noise are
     drawn by the seed, once: every epoch and every run sees the same. A noise recording gives its
@@ -103,35 +100,20 @@ def prepare_speech_commands(
     ``bad_SPLIT.csv``. Resuming is as in ``prepare_slurp``.
 
     Args:
-        data_folder: the unpacked corpus, or its parent.
-        save_folder: where to put the manifests.
-        task: the classes.
-        workers: threads that examine audio files.
-        verify: ``"header"`` reads every file's header, ``"decode"`` decodes every file.
-        max_bad_fraction: part of a split that may be unusable; one entry always may, unless this
-            is 0.
-        skip_prep: take the manifests that are there, unchecked.
-        progress: show progress bars.
-        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
-            set cannot be compared.
+        preparation: its ``data_folder`` is the unpacked corpus, or its parent.
+        words, unknown_share, silence_share, official_test_folder: see `CommandsTask`.
+        draw_seed: its ``seed``.
 
     Raises:
         ManifestError: no corpus, a word without clips, or noise that is missing or too short.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
-    task = task or CommandsTask()
-    save = Path(save_folder)
-    paths = {split: save / f"{split}.csv" for split in SPLITS}
-    manifests = LabelledManifests(
-        paths["training"], paths["validation"], {"testing": paths["testing"]}
-    )
-    if skip_prep:
+    task = CommandsTask(words, unknown_share, silence_share, draw_seed, official_test_folder)
+    train, valid, test = (preparation.save_folder / f"{split}.csv" for split in SPLITS)
+    manifests = Manifests(train, valid, {"testing": test})
+    if preparation.skip_prep:
         return manifests.require()
-    folder = Path(data_folder)
-    corpus = CommandsCorpus(folder, task)
-    preparation = Preparation(
-        folder, save, workers, verify, max_bad_fraction, progress, True, test_max_bad_fraction
-    )
+    corpus = CommandsCorpus(preparation.data_folder, task)
     for split in SPLITS:
         listing = partial(corpus.listing, split)
         preparation.prepare(split, corpus.fingerprint(), listing, split == "testing")

@@ -17,14 +17,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from summarymixing_modules.data.corpora.registry import register_corpus
 from summarymixing_modules.data.files import write_atomically
-from summarymixing_modules.data.labelled import LabelledManifests
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
 from summarymixing_modules.data.preparation import (
     Listing,
     Preparation,
     Utterance,
-    Verify,
     file_state,
 )
 from summarymixing_modules.data.reading import files_in, read_lines, subfolders
@@ -57,52 +56,33 @@ class Trial:
         return self.one.split("/")[0], self.other.split("/")[0]
 
 
-@dataclass(frozen=True)
-class VoxCelebManifests(LabelledManifests):
-    """Where the manifests are; ``test["trials"]`` has every utterance of the trials once.
-
-    Attributes:
-        trials: the trials whose two utterances can be used; see `read_trials`.
-    """
-
-    trials: Path
-
-
+@register_corpus("voxceleb", source="Nagrani et al., Interspeech 2017, arXiv 1706.08612")
 def prepare_voxceleb(
-    data_folder: str | os.PathLike[str],
-    save_folder: str | os.PathLike[str],
+    preparation: Preparation,
+    *,
     trials_file: str | os.PathLike[str] | None = None,
     valid_share: float = 0.1,
     seed: int = 1986,
-    workers: int = 8,
-    verify: Verify = "header",
-    max_bad_fraction: float = 0.01,
-    skip_prep: bool = False,
-    progress: bool = True,
-    test_max_bad_fraction: float = 0.0,
-) -> VoxCelebManifests:
-    """Write ``voxceleb_{train,valid,trials}.csv`` and ``trials.txt`` into ``save_folder``.
+) -> Manifests:
+    """Write ``voxceleb_{train,valid,trials}.csv`` and ``trials.txt``.
 
     Annotations have ``speaker``. No speaker of a trial is trained on. Of the videos of every other
-    speaker who has several, a seeded share is for validation: no video is in both sets.
+    speaker who has several, a seeded share is for validation: no video is in both sets. The test
+    set ``"trials"`` has every utterance of the trials once.
 
     Recordings that cannot be used are left out and listed in ``bad_voxceleb_*.csv``, and so are the
     trials that need them. What is finished is done again only if the settings, the trials or the
     list of recordings has changed.
 
     Args:
-        data_folder: the folder with ``wav`` (or ``dev`` and ``test``), or its parent.
-        save_folder: where to put the manifests.
+        preparation: its ``data_folder`` is the folder with ``wav`` (or ``dev`` and ``test``), or
+            its parent.
         trials_file: another list of trials than ``veri_test.txt``.
         valid_share: of the videos of a training speaker; at least one if there are two.
         seed: of the choice.
-        workers: threads that examine audio files.
-        verify: ``"header"`` reads every file's header, ``"decode"`` decodes every file.
-        max_bad_fraction: part of a set that may be unusable; one file always may, unless it is 0.
-        skip_prep: take the manifests that are there, unchecked.
-        progress: show progress bars.
-        test_max_bad_fraction: part of a test split that may be unusable: scores of a part of a test
-            set cannot be compared.
+
+    Returns:
+        the manifests, with the trials whose two utterances can be used; see `read_trials`.
 
     Raises:
         ManifestError: no corpus, no or malformed trials, nobody left to train on, or no trial of
@@ -111,29 +91,19 @@ def prepare_voxceleb(
     """
     if not 0 < valid_share < 1:
         raise ManifestError(f"--valid_share {valid_share}: use a share above 0 and below 1")
-    save = Path(save_folder)
+    save = preparation.save_folder
     train, valid, tests = (save / f"voxceleb_{name}.csv" for name in ("train", "valid", TRIALS))
-    manifests = VoxCelebManifests(train, valid, {TRIALS: tests}, save / "trials.txt")
-    if skip_prep:
-        read_trials(manifests.trials)
-        manifests.require()
-        return manifests
-    corpus = _Corpus.find(Path(data_folder), trials_file, valid_share, seed)
-    preparation = Preparation(
-        Path(data_folder),
-        save,
-        workers,
-        verify,
-        max_bad_fraction,
-        progress,
-        test_max_bad_fraction=test_max_bad_fraction,
-    )
+    usable = save / "trials.txt"
+    manifests = Manifests(train, valid, {TRIALS: tests}, usable)
+    if preparation.skip_prep:
+        return manifests.require()
+    corpus = _Corpus.find(preparation.data_folder, trials_file, valid_share, seed)
     fingerprint = corpus.fingerprint()
     preparation.prepare("voxceleb_train", fingerprint, lambda: corpus.training()[0])
     preparation.prepare("voxceleb_valid", fingerprint, lambda: corpus.training()[1])
     preparation.prepare(f"voxceleb_{TRIALS}", fingerprint, corpus.testing, test=True)
-    _write_usable_trials(corpus.trials, manifests)
-    _refuse_shared_speakers(manifests)
+    _write_usable_trials(corpus.trials, tests, usable)
+    _refuse_shared_speakers(usable, (train, valid))
     return manifests
 
 
@@ -255,9 +225,8 @@ def _utterance(tree: Path, path: Path) -> Utterance:
     return Utterance(name, path, {TASK: speaker}, speaker=speaker)
 
 
-def _write_usable_trials(trials: Iterable[Trial], manifests: VoxCelebManifests) -> None:
-    usable = {row.id for row in read_manifest(manifests.test[TRIALS])}
-    trials = list(trials)
+def _write_usable_trials(trials: Sequence[Trial], tests: Path, file: Path) -> None:
+    usable = {row.id for row in read_manifest(tests)}
     kept = [trial for trial in trials if {trial.one, trial.other} <= usable]
     if len(kept) < len(trials):
         logger.warning(
@@ -270,13 +239,13 @@ def _write_usable_trials(trials: Iterable[Trial], manifests: VoxCelebManifests) 
             "unpack the test set again, or give another --trials_file"
         )
     lines = [f"{int(trial.same)} {trial.one} {trial.other}\n" for trial in kept]
-    write_atomically(manifests.trials, "".join(lines))
+    write_atomically(file, "".join(lines))
 
 
-def _refuse_shared_speakers(manifests: VoxCelebManifests) -> None:
+def _refuse_shared_speakers(trials: Path, manifests: Iterable[Path]) -> None:
     """Check what was written: nobody in a trial may have been trained or validated on."""
-    tested = {speaker for t in read_trials(manifests.trials) for speaker in t.speakers}
-    for path in (manifests.train, manifests.valid):
+    tested = {speaker for t in read_trials(trials) for speaker in t.speakers}
+    for path in manifests:
         shared = sorted(tested & {row.spk_id for row in read_manifest(path)})
         if shared:
             raise ManifestError(

@@ -37,7 +37,12 @@ from summarymixing_modules.training.recipe.process import leave_process_group, r
 from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe, begin_run
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import check_yaml, in_use, read_recipe
+from summarymixing_modules.training.recipe.yaml_checks import (
+    check_yaml,
+    corpus_options,
+    in_use,
+    read_recipe,
+)
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 from summarymixing_modules.training.run.run_lock import FolderLock
 
@@ -110,8 +115,9 @@ def load_recipe(
     overrides = overrides_in(flags)
     check_objects(source)
     known_keys = keys_read(reader) if isinstance(reader, str | Path) else frozenset(reader)
-    source = in_use(source, overrides, {*known_keys, *RUN_OPTIONS})
-    check_yaml(source, overrides, {*known_keys, *RUN_OPTIONS})
+    read_by_code = {*known_keys, *corpus_options(source, overrides), *RUN_OPTIONS}
+    source = in_use(source, overrides, read_by_code)
+    check_yaml(source, overrides, read_by_code)
     run_opts = run_options(arguments[0], flags)
     _check_backend(run_opts)
     resolved = ResolvedRecipe(source, overrides)

@@ -46,6 +46,7 @@ SPLITS = list_of(TEXT, "[dev-clean, dev-other]")
 BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 
 _DATA: dict[str, Kind] = {
+    "corpus": TEXT,  # its registry says which there are
     "data_folder": PATH,
     "output_folder": PATH,
     "save_folder": PATH,

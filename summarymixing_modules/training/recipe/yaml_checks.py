@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
+from summarymixing_modules.data.corpora import corpus_spec
 from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.training.recipe.options import ConfigError
@@ -232,6 +233,16 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
                 f"Nothing reads the key '{key}' ({recipe.place(key)[:-1]}): no <{key}> refers to "
                 f"it, and the recipe's code does not know it. Remove it or mend its name.{hint}"
             )
+
+
+def corpus_options(recipe: RecipeFile, overrides: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys that the recipe's corpus reads by name; none where there is no corpus.
+
+    Raises:
+        InputError: there is no such corpus.
+    """
+    name = overrides.get("corpus", recipe.tree.get("corpus"))
+    return () if name is None else corpus_spec(str(name)).options
 
 
 def tag_of(node: Any) -> str:

@@ -11,10 +11,10 @@ import soundfile
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.corpora import common_voice
-from summarymixing_modules.data.corpora.common_voice import RELEASE, prepare_common_voice
+from summarymixing_modules.data.corpora.common_voice import RELEASE
 from summarymixing_modules.data.corpora.common_voice_text import normalise_sentence
-from summarymixing_modules.data.labelled import LabelledManifests
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
+from tests.unit.data.prepared import prepared
 
 HEADER = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tlocale\tsegment"
 
@@ -42,14 +42,9 @@ def release(tmp_path: Path) -> Path:
     return language
 
 
-def prepare(tmp_path: Path, **options: object) -> LabelledManifests:
-    arguments = {"language": "cy", "workers": 1, "progress": False, **options}
-    return prepare_common_voice(
-        tmp_path / "data",
-        tmp_path / "save",
-        tmp_path / "clips",
-        **arguments,  # type: ignore[arg-type]
-    )
+def prepare(tmp_path: Path, **options: object) -> Manifests:
+    own = {"language": "cy", "longest": 10.0, "clips_folder": tmp_path / "clips", **options}
+    return prepared("common_voice", tmp_path / "data", tmp_path / "save", **own)
 
 
 def test_clips_become_16_khz_utterances(release: Path, tmp_path: Path) -> None:

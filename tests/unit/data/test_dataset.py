@@ -15,11 +15,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.batching import EmptyBatch, collate
-from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.data.text.tokenizers import CharTokenizer, TextError, Tokenizer
+from tests.unit.data.prepared import prepared
 
 ManifestMaker = Callable[..., Path]
 DURATIONS = [0.5, 0.2, 0.9, 0.4, 0.3, 0.8]
@@ -201,7 +201,14 @@ def test_manifests_that_cannot_be_used(
 
 def test_from_corpus_to_batch(corpus: Path, tmp_path: Path) -> None:
     save = tmp_path / "save"
-    manifests = prepare_librispeech(corpus, save, workers=2, progress=False)
+    manifests = prepared(
+        "librispeech",
+        corpus,
+        save,
+        train_splits=["train-clean-100"],
+        dev_splits=["dev-clean"],
+        test_splits=["test-clean"],
+    )
     moved = tmp_path / "moved"
     shutil.move(corpus, moved)
     datasets = make_datasets(

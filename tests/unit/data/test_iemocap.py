@@ -12,12 +12,12 @@ from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.corpora.iemocap import (
     FOLDS,
     SPEAKERS,
-    prepare_iemocap,
     speakers_of_fold,
 )
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.labelled import read_annotations
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
 from summarymixing_modules.data.preparation import left_out
+from tests.unit.data.prepared import prepared
 
 EMOTIONS = ("neu", "hap", "exc", "sad", "ang", "fru", "xxx")
 
@@ -45,9 +45,8 @@ def release(tmp_path: Path) -> Path:
     return root
 
 
-def prepare(tmp_path: Path, fold: int = 1, **options: object) -> LabelledManifests:
-    arguments = {"workers": 1, "progress": False, **options}
-    return prepare_iemocap(tmp_path / "data", tmp_path / "save", fold, **arguments)  # type: ignore[arg-type]
+def prepare(tmp_path: Path, fold: int = 1, **options: object) -> Manifests:
+    return prepared("iemocap", tmp_path / "data", tmp_path / "save", fold=fold, **options)
 
 
 def test_no_fold_shares_a_speaker(release: Path, tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_a_missing_session_or_speaker_is_named(release: Path, tmp_path: Path) ->
     with pytest.raises(ManifestError, match="--fold 11: use 1 to 10"):
         prepare(tmp_path, 11)
     with pytest.raises(ManifestError, match="found no Session1"):
-        prepare_iemocap(tmp_path, tmp_path / "save", 1)
+        prepared("iemocap", tmp_path, tmp_path / "save", fold=1)
 
 
 def test_kept_until_something_changes(

@@ -17,16 +17,17 @@ import torch
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.corpora import librilight_parts
-from summarymixing_modules.data.corpora.librilight import LibriLightManifests, prepare_librilight
 from summarymixing_modules.data.dataset import make_datasets
 from summarymixing_modules.data.manifest import (
     DATA_ROOT,
     ManifestError,
+    Manifests,
     Row,
     read_manifest,
     write_manifest,
 )
 from summarymixing_modules.errors import InputError
+from tests.unit.data.prepared import prepared
 
 RATE = 16000
 VOICE = [[0.25, 3.0], [3.5, 5.0], [7.0, 7.5], [8.6, 11.0]]
@@ -78,9 +79,15 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def prepare(corpus: Path, save: Path, **changes: Any) -> LibriLightManifests:
-    arguments = {"train_splits": ["small"], "valid_hours": 0.006, "workers": 2, "progress": False}
-    return prepare_librilight(corpus, save, **{**arguments, **changes})
+def prepare(corpus: Path, save: Path, **changes: Any) -> Manifests:
+    arguments = {
+        "train_splits": ["small"],
+        "avoid_if_shorter_than": 2.0,
+        "avoid_if_longer_than": 60.0,
+        "max_pause": 1.0,
+        "valid_hours": 0.006,
+    }
+    return prepared("librilight", corpus, save, **{**arguments, **changes})
 
 
 def file(corpus: Path, suffix: str, speaker: str = "100") -> Path:
@@ -97,7 +104,7 @@ def test_manifests_say_where_the_voice_is(corpus: Path, save: Path) -> None:
         Row(f"{path[12:-5]}/4000", 4.75, f"{DATA_ROOT}/{path}", speaker, "", 4000, 80000),
         Row(f"{path[12:-5]}/137600", 2.4, f"{DATA_ROOT}/{path}", speaker, "", 137600, 176000),
     ]
-    assert len(train) == 8 and len(valid) == 4 and not manifests.bad_audio.exists()
+    assert len(train) == 8 and len(valid) == 4 and not (save / "bad_audio.csv").exists()
     speakers = {row.spk_id for row in train}
     assert len(speakers) == 2 and {row.spk_id for row in valid} == {*SPEAKERS["small"]} - speakers
 
@@ -179,8 +186,8 @@ def test_a_stopped_preparation_goes_on_behind_the_finished_speakers(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"shortest": 2.5}, 6),
-        ({"longest": 4.0}, 6),
+        ({"avoid_if_shorter_than": 2.5}, 6),
+        ({"avoid_if_longer_than": 4.0}, 6),
         ({"max_pause": 0.2}, 6),
         ({"verify": "decode"}, 6),
         ({"train_splits": ["small", "medium"], "valid_hours": 0.01}, 4),
@@ -255,14 +262,15 @@ def test_an_unusable_recording_is_named_and_left_out(
     manifests = prepare(corpus, save)
     rows = [*read_manifest(manifests.train), *read_manifest(manifests.valid)]
     assert len(rows) == 10 and "small/100/a book/01/4000" not in {row.id for row in rows}
-    (bad,) = BadAudioLog(manifests.bad_audio).read()
+    (bad,) = BadAudioLog(save / "bad_audio.csv").read()
     assert bad.id == "01" and "small/100/a book" in bad.path
     with pytest.raises(TooManyBadFiles, match=rf"(?s)1 of 6 recordings are unusable.*{told}"):
         prepare(corpus, save, max_bad_fraction=0)
     path.write_bytes(intact)
     manifests = prepare(corpus, save, max_bad_fraction=0)
     assert (
-        len(read_manifest(manifests.train)) == 8 and BadAudioLog(manifests.bad_audio).read() == []
+        len(read_manifest(manifests.train)) == 8
+        and BadAudioLog(save / "bad_audio.csv").read() == []
     )
 
 
@@ -276,9 +284,10 @@ def test_voice_that_hangs_over_the_end_is_cut_there(corpus: Path, save: Path) ->
 def test_decoding_finds_what_the_header_hides(corpus: Path, save: Path) -> None:
     path = file(corpus, ".flac")
     path.write_bytes(path.read_bytes()[:200_000])
-    assert not prepare(corpus, save).bad_audio.exists()
-    manifests = prepare(corpus, save, verify="decode")
-    (bad,) = BadAudioLog(manifests.bad_audio).read()
+    prepare(corpus, save)
+    assert not (save / "bad_audio.csv").exists()
+    prepare(corpus, save, verify="decode")
+    (bad,) = BadAudioLog(save / "bad_audio.csv").read()
     assert bad.path == str(path)
 
 
@@ -286,13 +295,13 @@ def test_decoding_finds_what_the_header_hides(corpus: Path, save: Path) -> None:
     ("changes", "told"),
     [
         ({"train_splits": "small"}, r"--train_splits 'small': give a list, \[small\]"),
-        ({"train_splits": []}, "name one or more of small, medium, large"),
-        ({"train_splits": ["small", "small"]}, "each once"),
-        ({"train_splits": ["huge"]}, "'huge' is not a split of Libri-Light"),
+        ({"train_splits": []}, "--train_splits: name at least one of small, medium, large"),
+        ({"train_splits": ["small", "small"]}, "a split is named twice"),
+        ({"train_splits": ["huge"]}, "--train_splits: 'huge' is none of small"),
         ({"train_splits": ["large"]}, "has no split large: it has small, medium"),
         ({"valid_hours": 0}, "--valid_hours 0: use hours above 0"),
         ({"valid_hours": 0.001}, r"--valid_hours 0.001: nobody .* 3 speaker.s. have 0.0040 h"),
-        ({"shortest": 8.0}, "no recording has an utterance of the allowed length"),
+        ({"avoid_if_shorter_than": 8.0}, "no recording has an utterance of the allowed length"),
         ({"verify": "ear"}, "--verify_audio 'ear'"),
         ({"workers": 0}, "--prep_workers 0"),
         ({"skip_prep": True}, "train.csv: no such manifest, so --skip_prep"),
@@ -342,6 +351,6 @@ def test_recorded_speech(save: Path, tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         soundfile.write(path, signal, RATE)
         metadata({"voice_activity": edges.round(3).tolist()})(path.with_suffix(".json"))
-    manifests = prepare(tmp_path, save, verify="decode", longest=20.0, valid_hours=1)
+    manifests = prepare(tmp_path, save, verify="decode", avoid_if_longer_than=20.0, valid_hours=1)
     rows = read_manifest(manifests.train)
     assert len(rows) >= 2 and all(2 <= row.duration <= 20 for row in rows)

@@ -15,8 +15,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from summarymixing_modules.data import preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.corpora import librispeech
-from summarymixing_modules.data.corpora.librispeech import LibriSpeechManifests, prepare_librispeech
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
+from tests.unit.data.prepared import prepared
 
 TRAIN = "train-clean-100"
 
@@ -40,8 +40,9 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def prepare(corpus: Path, save: Path, **arguments: object) -> LibriSpeechManifests:
-    return prepare_librispeech(corpus, save, **{"workers": 2, "progress": False, **arguments})  # type: ignore[arg-type]
+def prepare(corpus: Path, save: Path, **changes: object) -> Manifests:
+    splits = {"train_splits": [TRAIN], "dev_splits": ["dev-clean"], "test_splits": ["test-clean"]}
+    return prepared("librispeech", corpus, save, **{**splits, **changes})
 
 
 def bad_list(save: Path) -> BadAudioLog:
@@ -366,7 +367,7 @@ def test_missing_folders_and_splits(corpus: Path, save: Path, tmp_path: Path) ->
     expected = "has no split test-other: it has train-clean-100, dev-clean, test-clean"
     with pytest.raises(ManifestError, match=expected):
         prepare(corpus, save, test_splits=["test-other"])
-    with pytest.raises(ManifestError, match="'train-100' is not a split of LibriSpeech: use train"):
+    with pytest.raises(ManifestError, match="--train_splits: 'train-100' is none of train-clean"):
         prepare(corpus, save, train_splits=["train-100"])
     (corpus / "LibriSpeech" / "dev-other").mkdir()
     with pytest.raises(ManifestError, match="dev-other: no transcript"):

@@ -15,10 +15,11 @@ import soundfile
 
 from summarymixing_modules.data import preparation
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
-from summarymixing_modules.data.corpora.slurp import prepare_slurp, read_split
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.corpora.slurp import read_split
+from summarymixing_modules.data.labelled import read_annotations
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
 from summarymixing_modules.data.preparation import left_out
+from tests.unit.data.prepared import prepared
 
 WORDS = "wake me up at Seven AM".split()
 
@@ -79,8 +80,9 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def prepare(slurp: Path, save: Path, **arguments: Any) -> LabelledManifests:
-    return prepare_slurp(slurp, save, **{"workers": 2, "progress": False, **arguments})
+def prepare(slurp: Path, save: Path, **arguments: Any) -> Manifests:
+    splits = {"train_splits": ["train"], "dev_splits": ["devel"], "test_splits": ["test"]}
+    return prepared("slurp", slurp, save, **{**splits, **arguments})
 
 
 def annotation_file(slurp: Path, split: str = "train") -> Path:
@@ -245,7 +247,7 @@ def test_broken_recordings_are_left_out_and_come_back(slurp: Path, save: Path) -
         ({"test_splits": ["train"]}, "scores on training data mean nothing"),
         ({"verify": "all"}, "--verify_audio 'all': use one of header, decode"),
         ({"workers": 0}, "--prep_workers 0"),
-        ({"skip_prep": True}, r"train\.csv: is missing, so --skip_prep"),
+        ({"skip_prep": True}, r"train\.csv: no such manifest, so --skip_prep"),
     ],
 )
 def test_bad_arguments(slurp: Path, save: Path, arguments: dict[str, Any], message: str) -> None:

@@ -13,10 +13,10 @@ import soundfile
 from summarymixing_modules.data.bad_audio import BadAudioLog, TooManyBadFiles
 from summarymixing_modules.data.corpora.speech_commands import (
     CommandsTask,
-    prepare_speech_commands,
 )
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.labelled import read_annotations
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
+from tests.unit.data.prepared import prepared
 
 WORDS = ("yes", "no", "cat", "dog")
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -54,9 +54,8 @@ def save(tmp_path: Path) -> Path:
     return tmp_path / "save"
 
 
-def prepare(root: Path, save: Path, task: dict[str, Any], **more: Any) -> LabelledManifests:
-    given = CommandsTask(**task)
-    return prepare_speech_commands(root, save, given, **{"workers": 2, "progress": False, **more})
+def prepare(root: Path, save: Path, task: dict[str, Any], **more: Any) -> Manifests:
+    return prepared("speech_commands", root, save, **task, **more)
 
 
 def labels(manifest: Path) -> Counter[str]:
@@ -91,7 +90,7 @@ def test_unknown_and_silence_are_drawn_in_their_shares(commands: Path, save: Pat
 def test_what_is_drawn_depends_on_the_seed_alone(commands: Path, tmp_path: Path) -> None:
     first = prepare(commands, tmp_path / "a", TWO).train.read_text()
     assert prepare(commands, tmp_path / "b", TWO).train.read_text() == first
-    assert prepare(commands, tmp_path / "c", {**TWO, "seed": 1}).train.read_text() != first
+    assert prepare(commands, tmp_path / "c", {**TWO, "draw_seed": 1}).train.read_text() != first
 
 
 def test_crops_of_noise_last_a_second_and_splits_share_none(commands: Path, save: Path) -> None:

@@ -10,12 +10,11 @@ import soundfile
 
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.corpora.voxceleb import (
-    VoxCelebManifests,
-    prepare_voxceleb,
     read_trials,
 )
 from summarymixing_modules.data.labelled import read_annotations
-from summarymixing_modules.data.manifest import ManifestError, read_manifest
+from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
+from tests.unit.data.prepared import prepared
 
 TRAINED, TESTED = ("id10001", "id10002", "id10003"), ("id10270", "id10271")
 
@@ -46,9 +45,8 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return root
 
 
-def prepare(corpus: Path, **options: object) -> VoxCelebManifests:
-    arguments = {"workers": 1, "progress": False, **options}
-    return prepare_voxceleb(corpus, corpus.parent / "save", **arguments)  # type: ignore[arg-type]
+def prepare(corpus: Path, **options: object) -> Manifests:
+    return prepared("voxceleb", corpus, corpus.parent / "save", **options)
 
 
 def test_nobody_in_a_trial_is_trained_on(corpus: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 
 from summarymixing_modules.data.corpora.voxceleb import Trial
 from summarymixing_modules.data.manifest import ManifestError
-from summarymixing_modules.probing.verification import collate_crops, error_rates
+from summarymixing_modules.probing.verification import error_rates
+from summarymixing_modules.training.data.verification import collate_crops
 
 
 def trials(same: int, different: int) -> list[Trial]:

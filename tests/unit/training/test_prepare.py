@@ -11,7 +11,7 @@ import pytest
 from torch import distributed
 
 from summarymixing_modules.cli import main
-from summarymixing_modules.training.asr_data import on_main_first
+from summarymixing_modules.training.data.manifests import on_main_first
 from summarymixing_modules.training.recipe.prepare import import_train
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.models.asr.ctc_search import CTCDecoder
-from summarymixing_modules.training.asr_data import load_librispeech
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.data.transcribed import load_transcribed
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 
-load_data = load_librispeech  # `summarymixing prepare` calls it, too
+load_data = load_transcribed  # `summarymixing prepare` calls it, too
 
 
 class CTCBrain(SafeBrain):

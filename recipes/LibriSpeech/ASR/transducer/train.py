@@ -25,14 +25,14 @@ from summarymixing_modules.models.asr.transducer import TransducerOutput
 from summarymixing_modules.models.asr.transducer_loss import transducer_loss
 from summarymixing_modules.models.asr.transducer_search import BoundedBeamSearcher
 from summarymixing_modules.models.encoder_choice import require_chunks
-from summarymixing_modules.training.asr_data import load_librispeech
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.data.transcribed import load_transcribed
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 from summarymixing_modules.training.streaming_matrix import streaming_matrices
 
-load_data = load_librispeech  # `summarymixing prepare` calls it, too
+load_data = load_transcribed  # `summarymixing prepare` calls it, too
 
 
 class TransducerBrain(SafeBrain):

@@ -25,10 +25,10 @@ from torch.nn.functional import cross_entropy
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.models.asr.attention_ctc import AttentionCTCOutput
 from summarymixing_modules.models.asr.attention_search import make_searcher
-from summarymixing_modules.training.asr_data import load_librispeech
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.chunks import full_context
 from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.data.transcribed import load_transcribed
 from summarymixing_modules.training.lm_folder import (
     check_lm_folder,
     load_language_model,
@@ -38,7 +38,7 @@ from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 from summarymixing_modules.training.scores.tokens import TokenAccuracy
 
-load_data = partial(load_librispeech, bos_eos=True)  # `summarymixing prepare` calls it, too
+load_data = partial(load_transcribed, bos_eos=True)  # `summarymixing prepare` calls it, too
 
 
 class AttentionCTCBrain(SafeBrain):

@@ -25,13 +25,14 @@ from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.models.asr.ctc_search import CTCDecoder
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.ctc_lengths import spellable
+from summarymixing_modules.training.data.transcribed import load_transcribed
 from summarymixing_modules.training.features import Features
-from summarymixing_modules.training.fine_tuning import check_settings, load_fine_tuning_data
+from summarymixing_modules.training.fine_tuning import check_settings
 from summarymixing_modules.training.part_rates import Part, PartRates
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 
-load_data = load_fine_tuning_data  # `summarymixing prepare` calls it, too
+load_data = load_transcribed  # `summarymixing prepare` calls it, too
 
 
 class FineTuningBrain(SafeBrain):

@@ -16,13 +16,13 @@ import speechbrain as sb
 from torch import Tensor
 
 from summarymixing_modules.models.ssl.wav2vec2 import Wav2Vec2Output
-from summarymixing_modules.training.asr_data import load_librispeech_audio
 from summarymixing_modules.training.brain import SafeBrain
+from summarymixing_modules.training.data.audio import load_audio
 from summarymixing_modules.training.draws import same_draws
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.codes import ContrastMonitor
 
-load_data = load_librispeech_audio  # `summarymixing prepare` calls it, too
+load_data = load_audio  # `summarymixing prepare` calls it, too
 
 
 class Wav2Vec2Brain(SafeBrain):

@@ -1,4 +1,4 @@
-"""From speech to meaning with a decoder that writes it as text (see data/semantics.py)."""
+"""From the keys of a recipe to speech with its meaning as text (see data/text/semantics.py)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from summarymixing_modules.data.labelled import LabelledManifests, read_annotations
-from summarymixing_modules.data.manifest import read_manifest, write_manifest
+from summarymixing_modules.data.labelled import read_annotations
+from summarymixing_modules.data.manifest import Manifests, read_manifest, write_manifest
 from summarymixing_modules.data.preparation import left_out, note_left_out
 from summarymixing_modules.data.text.semantics import Semantics, semantics_from
-from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.text.tokenizers import Tokenizer
-from summarymixing_modules.training.asr_data import DATA_KEYS, ASRData, build_data
-from summarymixing_modules.training.classification_data import slurp_manifests
+from summarymixing_modules.training.data.audio import build_data
+from summarymixing_modules.training.data.manifests import prepare_corpus
+from summarymixing_modules.training.data.transcribed import (
+    ASRData,
+    recipe_tokenizer,
+)
 
 logger = get_logger(__name__)
-
-SEMANTICS_KEYS = DATA_KEYS
 
 
 @dataclass(frozen=True)
@@ -35,40 +36,32 @@ class SemanticsData(ASRData):
     references: dict[str, Semantics]
 
 
-def load_slurp_semantics(hparams: Mapping[str, Any]) -> SemanticsData:
-    """Prepares SLURP with the meaning as text in the place of transcripts.
+def load_semantics(hparams: Mapping[str, Any]) -> SemanticsData:
+    """Prepares a corpus with the meaning as text in the place of transcripts.
 
     Characters that the training texts do not have are left out of the texts of validation and
     test, which are for the loss; the references of the scores have them.
 
     Args:
-        hparams: with the ``SEMANTICS_KEYS``.
+        hparams: of the recipe.
 
     Raises:
-        InputError: see ``prepare_slurp``, ``build_tokenizer`` and ``make_datasets``.
+        InputError: see ``prepare_corpus``, ``build_tokenizer`` and ``make_datasets``.
     """
-    labelled = slurp_manifests(hparams)
-    manifests = LabelledManifests(
+    labelled = prepare_corpus(hparams)
+    manifests = Manifests(
         _semantic(labelled.train),
         _semantic(labelled.valid),
         {name: _semantic(path) for name, path in labelled.test.items()},
     )
     run_on_main(_write_texts, [labelled.train, manifests.train])
-    tokenizer = build_tokenizer(
-        hparams["token_type"],
-        manifests.train,
-        hparams["save_folder"],
-        hparams["output_neurons"],
-        bos_eos=True,
-    )
+    tokenizer = recipe_tokenizer(hparams, manifests, bos_eos=True)
     references: dict[str, Semantics] = {}
-    evaluated = {labelled.valid: manifests.valid}
-    evaluated |= {labelled.test[name]: path for name, path in manifests.test.items()}
-    for source, target in evaluated.items():
-        run_on_main(_write_texts, [source, target, tokenizer])
+    for source in (labelled.valid, *labelled.test.values()):
+        run_on_main(_write_texts, [source, _semantic(source), tokenizer])
         annotations = read_annotations(source)
         references |= {name: semantics_from(record) for name, record in annotations.items()}
-    data = build_data(hparams, manifests.train, manifests.valid, manifests.test, tokenizer)
+    data = build_data(hparams, manifests, tokenizer)
     return SemanticsData(data.datasets, data.train_loader, data.eval_loader, tokenizer, references)
 
 

@@ -1,0 +1,1 @@
+"""From the keys of a recipe to what it trains and tests on; the key ``corpus`` says of what."""

@@ -1,0 +1,74 @@
+"""From the keys of a recipe to the manifests of its corpus, whichever that is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
+from speechbrain.utils.logger import get_logger
+from torch import distributed
+
+from summarymixing_modules.data.corpora import corpus_spec
+from summarymixing_modules.data.manifest import Manifests
+from summarymixing_modules.data.preparation import Preparation
+
+logger = get_logger(__name__)
+
+#: Minutes after which preparing beforehand is recommended.
+_LONG = 5
+
+
+def prepare_corpus(hparams: Mapping[str, Any]) -> Manifests:
+    """Writes the manifests of a corpus on the main process; every process learns where they are.
+
+    Args:
+        hparams: with the key ``corpus``, those that all corpora have, and its own.
+
+    Raises:
+        InputError: no such corpus, a key that it needs is missing, or see its preparation.
+    """
+    corpus = corpus_spec(hparams["corpus"])
+    preparation = Preparation(
+        Path(hparams["data_folder"]),
+        Path(hparams["save_folder"]),
+        hparams["prep_workers"],
+        hparams["verify_audio"],
+        hparams["max_bad_audio"],
+        hparams.get("test_max_bad_audio", 0.0),
+        hparams["skip_prep"],
+    )
+    options = corpus.options_in(hparams)
+    on_main_first(partial(corpus.prepare, preparation, **options))
+    return corpus.prepare(replace(preparation, skip_prep=True), **options)
+
+
+def on_main_first(work: Callable[[], object]) -> None:
+    """Works on the main process while the others wait, however long it takes.
+
+    SpeechBrain's ``run_on_main`` waits in the group that trains: it gives up after its timeout, and
+    a corpus may take longer. The group made here waits a year, and is gone afterwards.
+
+    Args:
+        work: what to do.
+    """
+    if not is_distributed_initialized():
+        work()
+        return
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    started = time.monotonic()
+    if if_main_process():
+        work()
+        if (minutes := (time.monotonic() - started) / 60) > _LONG:
+            logger.warning(
+                f"{distributed.get_world_size()} processes have waited {minutes:.0f} minutes for "
+                "one to prepare the corpus. `summarymixing prepare RECIPE.yaml` with the flags of "
+                "the training does that before it starts."
+            )
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)
