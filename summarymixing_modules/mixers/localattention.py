@@ -20,7 +20,7 @@ from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.attention import attend
 from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.rope import rotate
-from summarymixing_modules.ops.window_attention import Shared, naive_window_attend, window_attend
+from summarymixing_modules.ops.window_attention import Shared, window_attend
 
 
 class WindowState(NamedTuple):
@@ -189,42 +189,11 @@ def _last_frames(state: WindowState, window: int) -> WindowState:
     )
 
 
-def naive_local_attention(
-    mixer: LocalAttention,
-    x_BTD: Tensor,
-    padding_BT: Tensor | None = None,
-    chunk_size: int | None = None,
-    left_context_size: int | None = None,
-) -> Tensor:
-    """Reference: y_BTD of a mixer by dense matrices of scores; arguments as in ``forward``."""
-    query, key, value = mixer.projections(x_BTD)
-    shared = None
-    if mixer.global_tokens:
-        hidden_BT = x_BTD.new_zeros(x_BTD.shape[:2]).bool() if padding_BT is None else padding_BT
-        scores_BHGT = mixer.scale * mixer.global_query_HGE @ key.mT
-        scores_BHGT = scores_BHGT.masked_fill(hidden_BT[:, None, None], -torch.inf)
-        read_BHGE = scores_BHGT.softmax(dim=-1).nan_to_num(0.0) @ value
-        both_BGD = mixer.global_proj(torch.cat(read_BHGE.unbind(1), dim=-1))
-        key_BHGE, value_BHGE = torch.stack(both_BGD.chunk(mixer.nhead, -1), 1).chunk(2, -1)
-        shared = mixer.scale * query @ key_BHGE.mT, value_BHGE
-    y_BHTE = naive_window_attend(
-        rotate(query),
-        rotate(key),
-        value,
-        padding_BT,
-        mixer.window,
-        Chunks.of(chunk_size, left_context_size),
-        mixer.scale,
-        shared,
-    )
-    return mixer.projections.output(y_BHTE)
-
-
 @register_mixer(
     "localattention",
     LocalAttention.capabilities,
     source="arXiv 2004.05150, §3.1",
-    variants={
+    forms={
         "localattention": {},
         "localattention-narrow": {"window": 8},
         "localattention-global": {"global_tokens": 4},

@@ -306,7 +306,7 @@ def _by_chunks(
     "mamba",
     Mamba.capabilities,
     source="arXiv 2312.00752; bidirectional as in arXiv 2409.02596",
-    variants={"mamba": {}, "mamba-unidirectional": {"bidirectional": False}},
+    forms={"mamba": {}, "mamba-unidirectional": {"bidirectional": False}},
 )
 def build_mamba(
     size: MixerSize,

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from summarymixing_modules.mixers import BigBird, UnsupportedByMixer
-from summarymixing_modules.ops.block_sparse import (
-    DRAWS,
-    naive_block_sparse_attend,
-    naive_key_blocks,
-)
-from summarymixing_modules.ops.rope import rotate
+from summarymixing_modules.mixers.naive import naive_bigbird
+from summarymixing_modules.ops.block_sparse import DRAWS
+from summarymixing_modules.ops.naive import naive_key_blocks
 
 D, HEADS = 16, 2
 PATTERNS = [(4, 1, 1, 1), (4, 1, 2, 3), (3, 0, 0, 2), (5, 2, 1, 0), (1, 1, 1, 2), (16, 1, 2, 3)]
@@ -29,22 +26,6 @@ def relative_error(got: Tensor | None, want: Tensor | None) -> float:
 
 def padding_of(*lengths: int) -> Tensor:
     return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
-
-
-def naive_bigbird(mixer: BigBird, x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
-    query, key, value = mixer.projections(x_BTD)
-    y_BHTE = naive_block_sparse_attend(
-        rotate(query),
-        rotate(key),
-        value,
-        padding_BT,
-        mixer.draws_PV,
-        mixer.block_size,
-        mixer.window_blocks,
-        mixer.global_blocks,
-        mixer.scale,
-    )
-    return mixer.projections.output(y_BHTE)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.encoders import ConformerEncoder
 from summarymixing_modules.mixers import Fastformer, UnsupportedByMixer
-from summarymixing_modules.mixers.fastformer import naive_fastformer
+from summarymixing_modules.mixers.naive import naive_fastformer
 
 D = 24
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from summarymixing_modules.encoders import ConformerEncoder
 from summarymixing_modules.mixers import HyperMixing, MixerSize, build_mixer
 from summarymixing_modules.mixers.hypermixing import HyperNetwork, HyperState
-from summarymixing_modules.mixers.hypermixing_naive import naive_hyper_mixing
+from summarymixing_modules.mixers.naive import naive_hyper_mixing
 from summarymixing_modules.ops import hypermixing as ops
 
 D, MIXING = 24, 40

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from summarymixing_modules.mixers import Linformer, UnsupportedByMixer
-from summarymixing_modules.mixers.linformer import naive_linformer
-from summarymixing_modules.ops.resample import cell_weights, naive_cell_means
+from summarymixing_modules.mixers.naive import naive_linformer
+from summarymixing_modules.ops.naive import naive_cell_means
+from summarymixing_modules.ops.resample import cell_weights
 
 D, HEADS = 16, 2
 

@@ -16,7 +16,7 @@ from summarymixing_modules.mixers import (
     UnsupportedByMixer,
     localattention,
 )
-from summarymixing_modules.mixers.localattention import naive_local_attention
+from summarymixing_modules.mixers.naive import naive_local_attention
 
 D, HEADS = 16, 2
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (5, 1), (70, 1), (500, 1)]

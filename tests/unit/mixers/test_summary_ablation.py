@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, SummaryMixing, build_mixer
-from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
+from summarymixing_modules.mixers.naive import naive_summary_mixing
 from summarymixing_modules.mixers.summary_options import (
     EXPDECAY,
     FAST,
@@ -25,13 +25,13 @@ from summarymixing_modules.mixers.summary_options import (
 )
 from summarymixing_modules.mixers.summary_statistics import WeightedMean
 from summarymixing_modules.ops.chunks import Chunks, pad_to_chunks
+from summarymixing_modules.ops.naive import naive_mean_and_deviation
 from summarymixing_modules.ops.pooling import (
     chunk_moments,
     mean_and_deviation,
     merge_moments,
     merge_prefixes,
     merge_windows,
-    naive_mean_and_deviation,
 )
 
 D = 16

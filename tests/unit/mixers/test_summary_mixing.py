@@ -14,8 +14,8 @@ from summarymixing_modules.bench.measure import kept_bytes
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer
 from summarymixing_modules.mixers.layers import BlockLinear, make_activation
+from summarymixing_modules.mixers.naive import naive_summary_mixing
 from summarymixing_modules.mixers.summary_mixing import EXPDECAY, FAST, FULL, LITE, MODES
-from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
 
 D = 24
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (5, 1), (16, 3), (500, 1)]

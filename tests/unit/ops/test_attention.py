@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from summarymixing_modules.bench.measure import kept_bytes, peak_bytes
 from summarymixing_modules.ops import attention_blocks
-from summarymixing_modules.ops.attention import attend, naive_attend
+from summarymixing_modules.ops.attention import attend
 from summarymixing_modules.ops.attention_blocks import FLOP_FORMULAS, attend_in_blocks
 from summarymixing_modules.ops.chunks import Chunks
+from summarymixing_modules.ops.naive import naive_attend
 
 CHUNKS = [None, Chunks(1), Chunks(1, 3), Chunks(4), Chunks(4, 0), Chunks(7, 2), Chunks(40, 1)]
 SCALE = 0.3
