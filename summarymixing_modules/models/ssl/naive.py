@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def naive_random_projection_codes(
@@ -14,7 +15,7 @@ def naive_random_projection_codes(
     for projection_FK, codebook_VK in zip(
         projection_QFK.double(), codebook_QVK.double(), strict=True
     ):
-        unit_MK = normalize(features_MF.double() @ projection_FK, dim=-1)
+        unit_MK = F.normalize(features_MF.double() @ projection_FK, dim=-1)
         distances_MV = (unit_MK[:, None] - codebook_VK[None]).norm(dim=-1)
         columns.append(distances_MV.argmin(dim=-1))
     return torch.stack(columns, dim=-1)
@@ -30,9 +31,11 @@ def naive_contrastive_logits(
     """Reference of `contrastive_logits`: every negative's vector is written out."""
     rows_B11 = torch.arange(len(codes_BN), device=codes_BN.device)[:, None, None]
     candidates_BNKD = torch.cat([targets_BND[:, :, None], targets_BND[rows_B11, negatives_BNK]], 2)
-    logits_BNK = cosine_similarity(predicted_BND[:, :, None], candidates_BNKD, dim=-1) / temperature
+    logits_BNK = (
+        F.cosine_similarity(predicted_BND[:, :, None], candidates_BNKD, dim=-1) / temperature
+    )
     same_BNK = codes_BN[rows_B11, negatives_BNK] == codes_BN[..., None]
-    same_BNK = torch.nn.functional.pad(same_BNK, (1, 0))  # the target itself stays
+    same_BNK = F.pad(same_BNK, (1, 0))  # the target itself stays
     return logits_BNK.masked_fill(same_BNK, -torch.inf)
 
 
