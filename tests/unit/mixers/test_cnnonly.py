@@ -14,6 +14,7 @@ from summarymixing_modules.encoders import (
     ConformerEncoderLayer,
 )
 from summarymixing_modules.encoders.base import MixerEncoder
+from summarymixing_modules.encoders.layer import Utterances
 from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_forms, mixer_spec
 
 D = 16
@@ -56,7 +57,7 @@ def test_branchformer_layer_is_x_plus_cgmlp() -> None:
     torch.manual_seed(0)
     layer = BranchformerEncoderLayer(D, 2, 7, attention_type="cnnonly", csgu_linear_units=32)
     x_BTD, padding = torch.randn(2, 9, D), padding_of(9, 5)
-    want = x_BTD + layer.convolution_branch(layer.norm_conv(x_BTD), padding)
+    want = x_BTD + layer.convolution_branch(layer.norm_conv(x_BTD), Utterances(padding))
     assert torch.equal(layer(x_BTD, src_key_padding_mask=padding)[0], want)
     assert not hasattr(layer, "merge_proj") and not hasattr(layer, "norm_mhsa")
 
@@ -66,7 +67,7 @@ def test_conformer_layer_skips_the_mixer() -> None:
     layer = ConformerEncoderLayer(D, 32, 2, 7, attention_type="cnnonly")
     x_BTD = torch.randn(2, 9, D)
     want = x_BTD + 0.5 * layer.ffn_module1(x_BTD)
-    want = want + layer.convolution_module(want)
+    want = want + layer.convolution_module(want, Utterances())
     want = layer.norm2(want + 0.5 * layer.ffn_module2(want))
     assert torch.equal(layer(x_BTD)[0], want)
 
