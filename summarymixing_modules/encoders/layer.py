@@ -48,12 +48,11 @@ class Utterances(Frames):
 
     def mix(self, mixer: Mixer, x_BTD: Tensor) -> Tensor:
         """See ``Frames.mix``."""
-        chunks = (None, None) if self.chunks is None else (self.chunks.size, self.chunks.left)
-        return mixer(x_BTD, self.padding_BT, *chunks, self.pos_embs)
+        return mixer(x_BTD, self.padding_BT, *Chunks.sizes(self.chunks), self.pos_embs)
 
     def convolve(self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False) -> Tensor:
         """Dynamic chunk convolution (arXiv 2304.09325)."""
-        size = None if self.chunks is None else self.chunks.size
+        size, _ = Chunks.sizes(self.chunks)
         return depthwise_conv(x_BTD, conv.weight, conv.bias, self.padding_BT, size, causal)
 
 

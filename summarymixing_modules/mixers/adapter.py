@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from summarymixing_modules.mixers.base import Mixer
+from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.masks import chunks_of_mask
 
 
@@ -38,19 +39,18 @@ class MixerAdapter(nn.Module):
         """
         if key is not query or value is not query:
             raise ValueError("a token mixer is self-attention only: query, key, value must be one.")
-        chunk_size, left_context_size = self._chunks(attn_mask)
-        pos_embs = self._positions(pos_embs)
-        return self.mixer(query, key_padding_mask, chunk_size, left_context_size, pos_embs), None
+        sizes, pos_embs = Chunks.sizes(self._chunks(attn_mask)), self._positions(pos_embs)
+        return self.mixer(query, key_padding_mask, *sizes, pos_embs), None
 
-    def _chunks(self, attn_mask: Tensor | None) -> tuple[int | None, int | None]:
-        """(chunk_size, left_context_size) that the host asks for."""
+    def _chunks(self, attn_mask: Tensor | None) -> Chunks | None:
+        """The chunks that the host asks for."""
         if attn_mask is not None:
             raise ValueError(
                 "a token mixer takes no dense attn_mask: for chunks use the encoders of "
                 "summarymixing_modules.encoders with dynchunktrain_config, for causal models "
                 "causal=True."
             )
-        return None, None
+        return None
 
     def _positions(self, pos_embs: Tensor | None) -> Tensor | None:
         """The position embeddings that the mixer is given."""
@@ -70,8 +70,8 @@ class HostAdapter(MixerAdapter):
         mixer: any mixer.
     """
 
-    def _chunks(self, attn_mask: Tensor | None) -> tuple[int | None, int | None]:
-        return (None, None) if attn_mask is None else chunks_of_mask(attn_mask)
+    def _chunks(self, attn_mask: Tensor | None) -> Chunks | None:
+        return None if attn_mask is None else chunks_of_mask(attn_mask)
 
     def _positions(self, pos_embs: Tensor | None) -> Tensor | None:
         return pos_embs if self.mixer.capabilities.positions == "relative" else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -165,7 +165,7 @@ def mixer_spec(name: str) -> MixerSpec:
         _load_other_packages()
     if name not in _SPECS:
         raise InputError(
-            f"unknown attention_type {name!r}{_near(name, _SPECS)}. "
+            f"unknown attention_type {name!r}{near_name(name, _SPECS)}. "
             f"Known: {', '.join(mixer_names())}."
         )
     return _SPECS[name]
@@ -205,7 +205,7 @@ def check_option(attention_type: str, option: str) -> None:
     known = mixer_spec(attention_type).options
     if option not in known:
         raise InputError(
-            f"{attention_type} has no option {option!r}{_near(option, known)}. "
+            f"{attention_type} has no option {option!r}{near_name(option, known)}. "
             f"Its options: {', '.join(known) or 'none'}."
         )
 
@@ -253,7 +253,7 @@ def reference_options(
     forms |= {known.name: known for known in mixer_forms(also_none=True)}
     if form not in forms:
         raise InputError(
-            f"matched_to: there is no mixer {form!r}{_near(form, forms)}. "
+            f"matched_to: there is no mixer {form!r}{near_name(form, forms)}. "
             f"Known: {', '.join(forms)}."
         )
     name, own = forms[form].attention_type, forms[form].options
@@ -265,6 +265,7 @@ def options_by_mixer() -> dict[str, set[str]]:
     return {name: set(spec.options) for name, spec in _SPECS.items()}
 
 
-def _near(name: str, known: Any) -> str:
+def near_name(name: str, known: Iterable[str]) -> str:
+    """Words that suggest the known name most like an unknown one; none where there is none."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

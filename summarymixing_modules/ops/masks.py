@@ -9,8 +9,8 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.ops.chunks import Chunks, visible_TT
 
 
-def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
-    """The chunk size and left context that a dense mask stands for; ``visible_TT`` undone.
+def chunks_of_mask(mask_TT: Tensor) -> Chunks | None:
+    """The chunks that a dense mask stands for; ``visible_TT`` undone.
 
     A causal mask stands for chunks of one frame. Where the left context reaches the first frame
     from everywhere, it is unlimited as far as can be seen, and so is returned as None.
@@ -18,9 +18,6 @@ def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
     Args:
         mask_TT: what a frame (row) may not see: True, or −inf in a mask of floats; any other entry
             is False, or 0.
-
-    Returns:
-        (chunk_size, left_context_size), both None at full context.
 
     Raises:
         InputError: any other mask.
@@ -33,9 +30,9 @@ def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
         last_chunk = (length - 1) // chunk_size
         first_seen = int(hidden_TT[-1].logical_not().byte().argmax())
         left_context_size = last_chunk - first_seen // chunk_size if first_seen else None
-        seen_TT = visible_TT(length, Chunks(chunk_size, left_context_size), hidden_TT.device)
-        if torch.equal(seen_TT, ~hidden_TT):
-            return (None, None) if chunk_size == length else (chunk_size, left_context_size)
+        chunks = Chunks(chunk_size, left_context_size)
+        if torch.equal(visible_TT(length, chunks, hidden_TT.device), ~hidden_TT):
+            return None if chunk_size == length else chunks
     raise InputError(
         "a token mixer takes no attn_mask other than a causal one or one of chunks with left "
         "context (dynamic chunk training): leave the mask out, or keep attention in this layer."

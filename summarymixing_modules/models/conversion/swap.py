@@ -16,6 +16,7 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer, build_mixer, mixer_spec
 from summarymixing_modules.mixers.adapter import HostAdapter
 from summarymixing_modules.models.conversion.mixer_hosts import SLOTS, MixerHost, find_hosts
+from summarymixing_modules.models.widths import count_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def swap_mixer(
         )
     hosts = _chosen(find_hosts(model), layers)
     mixers = [_build(host, attention_type, nhead, options) for host in hosts]
-    before = _count(model)
+    before = count_parameters(model)
     swapped = tuple(_install(host, mixer) for host, mixer in zip(hosts, mixers, strict=True))
     changed = {id(host.layer) for host in hosts}
     for host in hosts:
@@ -135,7 +136,7 @@ def swap_mixer(
     notes = _missing_positions(hosts, attention_type)
     for note in notes:
         logger.warning(note)
-    return SwapReport(attention_type, options, swapped, before, _count(model), notes)
+    return SwapReport(attention_type, options, swapped, before, count_parameters(model), notes)
 
 
 def _chosen(hosts: list[MixerHost], layers: Iterable[int] | None) -> list[MixerHost]:
@@ -171,8 +172,8 @@ def _install(host: MixerHost, mixer: Mixer) -> SwappedLayer:
         mixer=host.mixer_path,
         before=type(inner).__name__,
         after=type(mixer).__name__,
-        parameters_before=_count(inner),
-        parameters_after=_count(mixer),
+        parameters_before=count_parameters(inner),
+        parameters_after=count_parameters(mixer),
     )
 
 
@@ -229,7 +230,3 @@ def _missing_positions(hosts: list[MixerHost], attention_type: str) -> tuple[str
 def _is_transformer(host: MixerHost) -> bool:
     """The layer has no convolution."""
     return isinstance(host.layer, TransformerEncoderLayer)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -291,10 +291,10 @@ def test_masks_are_read_back(length: int, chunk_size: int, left: int | None) -> 
     config = DynChunkTrainConfig(chunk_size, left)
     mask = make_transformer_src_mask(torch.zeros(1, length, 2), dynchunktrain_config=config)
     chunks = chunks_of_mask(mask)
-    assert torch.equal(visible_TT(length, Chunks.of(*chunks)), ~mask)
+    assert torch.equal(visible_TT(length, chunks), ~mask)
     assert torch.equal(visible_TT(length, Chunks(chunk_size, left)), ~mask)
     causal = get_lookahead_mask(torch.zeros(1, length, 2))
-    assert torch.equal(visible_TT(length, Chunks.of(*chunks_of_mask(causal))), causal == 0)
+    assert torch.equal(visible_TT(length, chunks_of_mask(causal)), causal == 0)
 
 
 def test_masks_that_are_no_chunks_are_refused() -> None:
