@@ -159,32 +159,29 @@ def matched_width(
 
 
 def matched_transformer(
-    d_model: int, reference: tuple[str, Mapping[str, Any]] | None, **arguments: Any
+    reference: tuple[str, Mapping[str, Any]] | None, more: Mapping[str, Any], **arguments: Any
 ) -> TransformerASR:
     """A ``TransformerASR``, as wide as gives it the parameters of the same one with another mixer.
 
     Args:
-        d_model: width; with a reference, that of the reference.
         reference: name and options of the other mixer; None = no matching.
-        **arguments: further arguments of ``TransformerASR``.
+        more: further arguments of ``TransformerASR``; ``d_model`` is the width of the reference.
+        **arguments: arguments of ``TransformerASR``.
 
     Raises:
         InputError: an unknown name, or no width fits.
     """
-    if reference is None:
-        return TransformerASR(d_model=d_model, **arguments)
-    model = dict(arguments)
-    width = matched_width(
-        model.pop("attention_type"),
-        reference[0],
-        d_model,
-        model.pop("input_size"),
-        model["tgt_vocab"],
-        model.pop("mixer_options", None),
-        reference[1],
-        **model,
-    )
-    return TransformerASR(d_model=width, **arguments)
+    arguments |= more
+    if reference is not None:
+        name, options = reference
+        arguments["d_model"] = matched_width(
+            reference=name,
+            reference_options=options,
+            reference_d_model=arguments.pop("d_model"),
+            output_neurons=arguments["tgt_vocab"],
+            **arguments,
+        )
+    return TransformerASR(**arguments)
 
 
 @dataclass(frozen=True)
