@@ -129,7 +129,7 @@ def test_stream_of_uneven_chunks_keeps_a_window(window: int) -> None:
         y_BTD, state = mixer.step(part, state)
         outputs.append(y_BTD)
         memory = state.memory
-        assert memory.key_BWHE.shape[1] == memory.hidden_BW.shape[1] == window
+        assert memory.frames[0].shape[1] == memory.padding_BS.shape[1] == window
     torch.testing.assert_close(torch.cat(outputs, 1), mixer(x_BTD, None, 7))
 
 
