@@ -32,11 +32,6 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def padding_of(*lengths: int) -> Tensor:
-    """(B, T) mask, True = padded."""
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
-
-
 def grad_of(x_BTD: Tensor) -> Tensor:
     """The gradient of a leaf, which must have one."""
     assert x_BTD.grad is not None

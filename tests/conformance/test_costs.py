@@ -11,7 +11,8 @@ from torch import Tensor
 
 from summarymixing_modules.bench.measure import kept_bytes, peak_bytes
 from summarymixing_modules.mixers import Mixer, MixerForm, mixer_spec
-from tests.conformance.forms import D, assert_close, make, noise, padding_of
+from tests.conformance.forms import D, assert_close, make, noise
+from tests.tensors import padding_of
 
 CHUNK = (4, 2)
 LENGTHS = (512, 2048)

@@ -21,9 +21,9 @@ from tests.conformance.forms import (
     grad_of,
     make,
     noise,
-    padding_of,
     unless_refused,
 )
+from tests.tensors import padding_of
 
 CHUNKS = [(1, None), (4, None), (4, 0), (4, 2), (5, 1), (64, 1)]
 

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from summarymixing_modules.mixers import Mixer, MixerForm, UnsupportedByMixer
 from summarymixing_modules.streaming import state_bytes
-from tests.conformance.forms import D, assert_close, make, noise, padding_of, unless_refused
+from tests.conformance.forms import D, assert_close, make, noise, unless_refused
+from tests.tensors import padding_of
 
 
 def streaming(form: MixerForm, causal: bool = False) -> Mixer:

@@ -23,6 +23,7 @@ from summarymixing_modules.mixers import (
     mixer_forms,
 )
 from summarymixing_modules.models.asr.summary_decoder import MixerDecoder
+from tests.tensors import padding_of
 
 D = 32
 KINDS: dict[str, Callable[..., MixerEncoder]] = {
@@ -43,10 +44,6 @@ def make(kind: str, form: str = "SummaryMixing", **options: Any) -> MixerEncoder
     torch.manual_seed(0)
     name, of_the_form = FORMS.get(form, (form, {}))
     return KINDS[kind](attention_type=name, **of_the_form, **options).eval()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def assert_same_alone_and_beside(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch import Tensor, nn
+from torch import nn
 
 from summarymixing_modules.encoders import (
     BranchformerEncoder,
@@ -16,12 +16,9 @@ from summarymixing_modules.encoders import (
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.encoders.layer import Utterances
 from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_forms, mixer_spec
+from tests.tensors import padding_of
 
 D = 16
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def parameters_of(module: nn.Module) -> int:

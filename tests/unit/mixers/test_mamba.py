@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from summarymixing_modules.encoders.conformer import ConformerEncoder
 from summarymixing_modules.mixers import Mamba, MixerSize, UnsupportedByMixer, build_mixer
 from summarymixing_modules.mixers.naive import naive_mamba
+from tests.tensors import padding_of
 
 D = 12
 
@@ -20,10 +21,6 @@ D = 12
 def make(bidirectional: bool = True, **options: int) -> Mamba:
     torch.manual_seed(0)
     return Mamba(D, bidirectional, **options)
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def error(got: Tensor, want: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -17,20 +18,12 @@ from summarymixing_modules.ops.favor import (
     orthogonal_features,
 )
 from summarymixing_modules.ops.naive import naive_favor_attend
+from tests import tensors
+from tests.tensors import padding_of
 
+relative_error = partial(tensors.relative_error, floor=1e-2)
 D, HEADS = 16, 2
 CHUNKS = [None, *(Chunks(*c) for c in [(1,), (4,), (4, 0), (4, 2), (5, 1), (130,), (500, 1)])]
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    """Of norms; a gradient that should vanish may be rounding noise."""
-    assert got is not None and want is not None
-    difference = got.detach().double() - want.detach()
-    return float(difference.norm() / want.detach().norm().clamp(min=1e-2))
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def attention_inputs(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

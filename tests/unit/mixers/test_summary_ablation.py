@@ -33,6 +33,7 @@ from summarymixing_modules.ops.pooling import (
     merge_prefixes,
     merge_windows,
 )
+from tests.tensors import padding_of, relative_error
 
 D = 16
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (3, 1), (50, 1)]
@@ -57,14 +58,6 @@ FORMS: dict[str, dict[str, object]] = {
 
 def cell_of(**options: object) -> SummaryMixing:
     return SummaryMixing(D, **{"global_dropout": 0.0, **options})  # type: ignore[arg-type]
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    return ((got.double() - want).norm() / want.norm().clamp(min=1e-9)).item()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("form", FORMS)

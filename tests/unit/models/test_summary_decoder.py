@@ -27,6 +27,7 @@ from summarymixing_modules.mixers import (
 )
 from summarymixing_modules.models import ConvFrontEnd2d, MixerDecoder, TransformerASR
 from summarymixing_modules.models.asr.summary_decoder import row_picker
+from tests.tensors import padding_of
 
 D, V, BOS, EOS = 32, 12, 1, 2
 
@@ -53,10 +54,6 @@ def make(name: str, options: dict | None = None, normalize_before: bool = True) 
 
 def first_layer(decoder: MixerDecoder) -> Any:
     return decoder.layers[0]
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize(("name", "options"), FORMS)
