@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from speechbrain.nnet.attention import RelPosEncXL
@@ -16,9 +16,9 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
 from summarymixing_modules.encoders.checkpointing import run_layer
-from summarymixing_modules.encoders.layer import LayerStreamingContext
+from summarymixing_modules.encoders.layer import LayerStreamingContext, MixerLayer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Chunks, Mixer, mixer_spec
+from summarymixing_modules.mixers import Chunks, mixer_spec
 
 
 @dataclass
@@ -100,6 +100,11 @@ class MixerEncoder(nn.Module):
         if self.positions == "relative":
             self.relative_positions = RelPosEncXL(d_model)
 
+    @property
+    def mixers(self) -> list[Mixer]:
+        """Those of the layers, also where they stand for none."""
+        return [cast("MixerLayer", layer).mixer for layer in self.layers]
+
     def forward(
         self,
         src: Tensor,
@@ -173,7 +178,7 @@ class MixerEncoder(nn.Module):
         """
         config = dynchunktrain_config
         chunks = Chunks(config.chunk_size, config.left_context_size)
-        causal = any(module.causal for module in self.modules() if isinstance(module, Mixer))
+        causal = any(mixer.causal for mixer in self.mixers)
         if causal and chunks.size > 1 and chunks.left is not None:
             raise InputError(
                 f"left_context_size={chunks.left} of a causal encoder counts single frames, and "

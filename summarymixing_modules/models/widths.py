@@ -24,7 +24,7 @@ from torch import nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_spec
-from summarymixing_modules.mixers.registry import near_name
+from summarymixing_modules.mixers.registry import check_option, near_name
 from summarymixing_modules.models.features.frontend import ConvFrontEnd2d
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.repository import REPOSITORY
@@ -60,9 +60,8 @@ class OpenWidthModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        options = mixer_spec(self.attention_type).options
         for option in self.mixer_options:
-            check_known(f"option of {self.attention_type}", option, options)
+            check_option(self.attention_type, option)
         known = set(inspect.signature(TransformerASR).parameters) - {"d_model"}
         for argument in self.arguments:
             check_known("argument of TransformerASR", argument, known)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Chunks, Mixer
+from summarymixing_modules.mixers import Chunks
 from summarymixing_modules.models import CTCModel, TransducerModel
 from summarymixing_modules.models.features.frontend import (
     RUNNING,
@@ -234,6 +234,5 @@ def check_streams(encoder: object) -> None:
             f"a {type(encoder).__name__} does not stream: use --encoder_module=conformer, "
             "branchformer or transformer."
         )
-    for module in encoder.modules():
-        if isinstance(module, Mixer):
-            module.require("streaming", "a stream")
+    for mixer in encoder.mixers:
+        mixer.require("streaming", "a stream")

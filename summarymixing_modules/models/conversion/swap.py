@@ -15,7 +15,7 @@ from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer, build_mixer, mixer_spec
 from summarymixing_modules.mixers.adapter import HostAdapter
-from summarymixing_modules.models.conversion.mixer_hosts import SLOTS, MixerHost, find_hosts
+from summarymixing_modules.models.conversion.mixer_hosts import MixerHost, find_hosts
 from summarymixing_modules.models.widths import count_parameters
 
 logger = logging.getLogger(__name__)
@@ -195,10 +195,7 @@ def _tell_encoder(encoder: nn.Module, changed: set[int], attention_type: str) ->
 def _set_positions(encoder: MixerEncoder) -> None:
     """Relative embeddings are made by the encoder where all layers read them, else by the mixers
     that do: the others refuse them."""
-    kinds = set()
-    for layer in encoder.layers:
-        slot = next(slot for kind, slot in SLOTS.items() if isinstance(layer, kind))
-        kinds.add(getattr(layer, slot).capabilities.positions)
+    kinds = {mixer.capabilities.positions for mixer in encoder.mixers}
     encoder.positions = kinds.pop() if len(kinds) == 1 else "none"
     if encoder.positions != "relative":
         encoder._modules.pop("relative_positions", None)
