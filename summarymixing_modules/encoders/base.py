@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from summarymixing_modules.encoders.checkpointing import run_layer
 from summarymixing_modules.encoders.layer import LayerStreamingContext, MixerLayer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Chunks, mixer_spec
+from summarymixing_modules.mixers import Chunks, Mixer, mixer_spec
 
 
 @dataclass
