@@ -14,7 +14,7 @@ from torch import nn
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer, build_mixer, mixer_spec
-from summarymixing_modules.mixers.adapter import HostAdapter
+from summarymixing_modules.models.conversion.host_adapter import HostAdapter
 from summarymixing_modules.models.conversion.mixer_hosts import MixerHost, find_hosts
 from summarymixing_modules.models.widths import count_parameters
 

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import SummaryMixing, mixer_names, mixer_spec
-from summarymixing_modules.mixers.adapter import HostAdapter
 from summarymixing_modules.models.conversion.distillation import (
     LayerwiseDistillation,
     missed_variance,
 )
+from summarymixing_modules.models.conversion.host_adapter import HostAdapter, chunks_of_mask
 from summarymixing_modules.models.conversion.swap import swap_mixer
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.ops.chunks import Chunks, visible_TT
-from summarymixing_modules.ops.masks import chunks_of_mask
 
 D = 16
 MIXING = [name for name in mixer_names() if mixer_spec(name).capabilities.mixes]

@@ -1,4 +1,4 @@
-"""Dense attention masks, read back into chunks."""
+"""A mixer in a layer of SpeechBrain whose host prepares masks and positions for attention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,28 @@ import torch
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import MixerAdapter
 from summarymixing_modules.ops.chunks import Chunks, visible_TT
+
+
+class HostAdapter(MixerAdapter):
+    """For hosts that still prepare their inputs for the attention they were built with.
+
+    * Dense masks of dynamic chunk training and causal masks are read back into a chunk size and a
+      left context (the host has made them at a quadratic price; reading one costs as much and
+      waits for the GPU once in every layer). Any other mask is refused.
+    * Relative position embeddings are dropped, by intent, where the mixer has no use for them: the
+      host computes them for the layers that have, or for the attention it had.
+
+    Args:
+        mixer: any mixer.
+    """
+
+    def _chunks(self, attn_mask: Tensor | None) -> Chunks | None:
+        return None if attn_mask is None else chunks_of_mask(attn_mask)
+
+    def _positions(self, pos_embs: Tensor | None) -> Tensor | None:
+        return pos_embs if self.mixer.capabilities.positions == "relative" else None
 
 
 def chunks_of_mask(mask_TT: Tensor) -> Chunks | None:
