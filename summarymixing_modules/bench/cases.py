@@ -23,11 +23,10 @@ from summarymixing_modules.bench.setup import (
     SUBSAMPLING,
     TOKEN_RATE,
     VOCABULARY,
-    Form,
     Setup,
 )
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_spec
+from summarymixing_modules.mixers import MixerForm, MixerSize, build_mixer, mixer_spec
 from summarymixing_modules.models import ConvFrontEnd2d, CTCModel, TransformerASR
 from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.models.widths import matched_width
@@ -100,7 +99,7 @@ class Subject:
         InputError: this form cannot have the size.
     """
 
-    def __init__(self, form: Form, setup: Setup) -> None:
+    def __init__(self, form: MixerForm, setup: Setup) -> None:
         self.form, self.setup = form, setup
         if setup.what == "mixers" and not mixer_spec(form.attention_type).capabilities.mixes:
             raise InputError(f"{form.name} is no mixer: time it with --what encoders or steps.")

@@ -27,11 +27,9 @@ from summarymixing_modules.bench.measure import (
 from summarymixing_modules.mixers import (
     MixerSize,
     SummaryMixing,
-    build_mixer,
-    mixer_names,
-    mixer_spec,
+    mixer_forms,
 )
-from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
+from summarymixing_modules.mixers.naive import naive_summary_mixing
 
 CHUNK_LENGTHS = (2048, 4096, 8192, 16384)
 SLOPE_LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -91,21 +89,21 @@ def chunks(rounds: int, lengths: Sequence[int] = CHUNK_LENGTHS, d_model: int = 6
 def slopes(rounds: int, d_model: int = 64) -> None:
     """Exponents of time and kept memory against T, forward + backward, B = 1."""
     print(f"mixer | claims linear | time ∝ T^p | memory ∝ T^p | ms at the longest (d = {d_model})")
-    for name in mixer_names():
-        for form, options in mixer_spec(name).variants.items():
-            mixer = build_mixer(name, MixerSize(d_model, 4, 4 * d_model), **options)
-            linear = mixer.capabilities.linear_time
-            lengths = SLOPE_LENGTHS if linear else QUADRATIC_LENGTHS
-            inputs = [torch.randn(1, length, d_model) for length in lengths]
-            cases = {str(x.shape[1]): partial(forward_backward, mixer, x) for x in inputs}
-            timings = time_interleaved(cases, rounds)
-            seconds = [min(timings[str(length)].seconds) for length in lengths]
-            kept = [kept_bytes(partial(mixer, x.requires_grad_()), mixer) for x in inputs]
-            time_slope, memory_slope = (log_log_slope(lengths, v) for v in (seconds, kept))
-            longest = f"{1e3 * seconds[-1]:.0f} at T = {lengths[-1]}"
-            print(
-                f"{form} | {linear} | {time_slope:.2f} | {memory_slope:.2f} | {longest}", flush=True
-            )
+    for form in mixer_forms():
+        mixer = form.build(MixerSize(d_model, 4, 4 * d_model))
+        linear = mixer.capabilities.linear_time
+        lengths = SLOPE_LENGTHS if linear else QUADRATIC_LENGTHS
+        inputs = [torch.randn(1, length, d_model) for length in lengths]
+        cases = {str(x.shape[1]): partial(forward_backward, mixer, x) for x in inputs}
+        timings = time_interleaved(cases, rounds)
+        seconds = [min(timings[str(length)].seconds) for length in lengths]
+        kept = [kept_bytes(partial(mixer, x.requires_grad_()), mixer) for x in inputs]
+        time_slope, memory_slope = (log_log_slope(lengths, v) for v in (seconds, kept))
+        longest = f"{1e3 * seconds[-1]:.0f} at T = {lengths[-1]}"
+        print(
+            f"{form.name} | {linear} | {time_slope:.2f} | {memory_slope:.2f} | {longest}",
+            flush=True,
+        )
 
 
 def _check(case: str, got: torch.Tensor, want: torch.Tensor) -> None:

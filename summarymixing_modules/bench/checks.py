@@ -20,21 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from summarymixing_modules.bench.cases import Batch, Subject, make_batch
 from summarymixing_modules.bench.setup import FORWARD, Setup
-from summarymixing_modules.mixers import SummaryMixing
-from summarymixing_modules.mixers.fastformer import Fastformer, naive_fastformer
-from summarymixing_modules.mixers.hypermixing import HyperMixing
-from summarymixing_modules.mixers.hypermixing_naive import naive_hyper_mixing
-from summarymixing_modules.mixers.linformer import Linformer, naive_linformer
-from summarymixing_modules.mixers.localattention import LocalAttention, naive_local_attention
-from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
+from summarymixing_modules.mixers.naive import NAIVE
 
-NAIVE: dict[type[nn.Module], Callable[..., Tensor]] = {
-    SummaryMixing: naive_summary_mixing,
-    HyperMixing: naive_hyper_mixing,
-    Fastformer: naive_fastformer,
-    Linformer: naive_linformer,
-    LocalAttention: naive_local_attention,
-}
 # Largest relative error (Frobenius norms).
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 1e-1}
 TF32_TOLERANCE = 2e-2

@@ -16,8 +16,9 @@ from summarymixing_modules.bench.checks import check_subject, reference_name, to
 from summarymixing_modules.bench.measure import peak_memory, seconds_of
 from summarymixing_modules.bench.memory import GIB, is_out_of_memory, predict_peak
 from summarymixing_modules.bench.rows import OK, OOM, REFUSED, SKIPPED, WRONG, Row
-from summarymixing_modules.bench.setup import Form, Setup
+from summarymixing_modules.bench.setup import Setup
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import MixerForm
 
 ESTIMATE = 4.0  # seconds of audio from which the time of all is told
 PILOTS = (1.0, 2.0, 4.0)  # seconds; short lengths from which the memory of longer ones is told
@@ -58,7 +59,7 @@ class Bench:
 
     def __init__(
         self,
-        forms: Sequence[Form],
+        forms: Sequence[MixerForm],
         setup: Setup,
         plan: Plan,
         progress: bool = True,
@@ -67,7 +68,7 @@ class Bench:
     ) -> None:
         self.setup, self.plan = setup, plan
         self.subjects: dict[str, Subject] = {}
-        self.refused: dict[str, tuple[Form, str]] = {}
+        self.refused: dict[str, tuple[MixerForm, str]] = {}
         for form in forms:
             try:
                 self.subjects[form.name] = Subject(form, setup)

@@ -5,16 +5,14 @@ Sizes: the LibriSpeech models of arXiv 2307.07421; the batch of 6 is that of arX
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 
-from summarymixing_modules.mixers import mixer_names, mixer_spec
-from summarymixing_modules.mixers.registry import ENTRY_POINT_GROUP
+from summarymixing_modules.mixers import MixerForm, mixer_forms
 from summarymixing_modules.models.widths import check_known
 
 FORWARD, BOTH, STEP = "forward", "forward + backward", "step"
@@ -29,21 +27,6 @@ MATCHED_TO = "RelPosMHAXL"  # the papers' baseline, whose parameters the others 
 FEATURE_RATE, SUBSAMPLING = 100, 4  # feature frames a second; of them in an encoder frame
 MELS, FRONT_END_SIZE, VOCABULARY = 80, 640, 500
 TOKEN_RATE = 3.0  # tokens a second, about what 500 unigrams give for read speech
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of a mixer.
-
-    Attributes:
-        name: such as "SummaryMixing-lite".
-        attention_type: the registered mixer.
-        options: that make the form.
-    """
-
-    name: str
-    attention_type: str
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,7 +79,7 @@ class Setup:
         return {"encoder_module": self.encoder, **sizes}
 
 
-def find_forms(names: Sequence[str] | None = None) -> list[Form]:
+def find_forms(names: Sequence[str] | None = None) -> list[MixerForm]:
     """Forms of mixers by name, those of other installed packages included.
 
     Args:
@@ -105,14 +88,10 @@ def find_forms(names: Sequence[str] | None = None) -> list[Form]:
     Raises:
         InputError: an unknown name.
     """
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        point.load()
-    specs = [mixer_spec(name) for name in mixer_names()]
-    forms = [Form(f, spec.name, options) for spec in specs for f, options in spec.variants.items()]
     if names is None:
-        return forms
-    forms += [Form(spec.name, spec.name, {}) for spec in specs if not spec.variants]
-    found: dict[str, Form] = {}
+        return mixer_forms()
+    forms = mixer_forms(also_none=True)
+    found: dict[str, MixerForm] = {}
     for name in names:
         check_known(
             "mixer or form of one", name, {x for f in forms for x in (f.name, f.attention_type)}

@@ -5,9 +5,9 @@ The call is SpeechBrain's. Shape suffixes: B batch, T frames, D model features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, cast
 
 import torch
 from speechbrain.nnet.attention import RelPosEncXL
@@ -16,22 +16,9 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
 from summarymixing_modules.encoders.checkpointing import run_layer
+from summarymixing_modules.encoders.layer import LayerStreamingContext, MixerLayer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Mixer, StreamState, mixer_spec
-from summarymixing_modules.ops.chunks import Chunks
-
-
-@dataclass
-class LayerStreamingContext:
-    """What one layer remembers of a stream.
-
-    Attributes:
-        mixer_state: state of the mixer; None before the first chunk.
-        conv_left_BTD: last inputs of the depthwise convolution; None before the first chunk.
-    """
-
-    mixer_state: StreamState | None = None
-    conv_left_BTD: Tensor | None = None
+from summarymixing_modules.mixers import Chunks, Mixer, mixer_spec
 
 
 @dataclass
@@ -68,34 +55,12 @@ class EncoderStreamingContext:
         self.ended = length < chunk_size
 
 
-class StreamableLayer(Protocol):
-    """What ``MixerEncoder`` needs of a layer."""
-
-    def __call__(
-        self,
-        x: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        pos_embs: Tensor | None = None,
-        dynchunktrain_config: DynChunkTrainConfig | None = None,
-    ) -> tuple[Tensor, None]: ...
-
-    def forward_streaming(
-        self,
-        x: Tensor,
-        context: LayerStreamingContext,
-        left_context_size: int | None,
-        src_key_padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, None]: ...
-
-
 class MixerEncoder(nn.Module):
-    """A stack of layers that host mixers, with SpeechBrain's encoder call.
+    """A stack of layers that host mixers, with SpeechBrain's argument names and call.
 
     Args:
-        make_layer: builds one layer.
         num_layers: how many.
-        d_model: features D.
+        *sizes: first arguments of the layer, in its order.
         attention_type: name of the mixer in the layers.
         output_hidden_states: also return the input and the output of every layer.
         layerdrop_prob: probability of leaving a layer out of a training step (arXiv 1909.11556).
@@ -103,28 +68,42 @@ class MixerEncoder(nn.Module):
             of every step, with one process as with many, and DDP misses none.
         activation_checkpointing: keep of every layer its input only, and compute the rest again in
             the backward pass: less memory, more time.
+        **options: further arguments of the layer, and options of the mixer.
     """
+
+    layer_class: type[nn.Module]  # a MixerLayer, too
 
     def __init__(
         self,
-        make_layer: Callable[[], nn.Module],
         num_layers: int,
-        d_model: int,
-        attention_type: str,
-        output_hidden_states: bool,
-        layerdrop_prob: float,
+        *sizes: Any,
+        attention_type: str = "SummaryMixing",
+        output_hidden_states: bool = False,
+        layerdrop_prob: float = 0.0,
         activation_checkpointing: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.attention_type = attention_type
         self.output_hidden_states = output_hidden_states
         self.layerdrop_prob = layerdrop_prob
         self.activation_checkpointing = activation_checkpointing
-        self.layers = nn.ModuleList(make_layer() for _ in range(num_layers))
+        of_layer = inspect.signature(self.layer_class).bind(
+            *sizes, attention_type=attention_type, **options
+        )
+        self.layers = nn.ModuleList(
+            self.layer_class(*of_layer.args, **of_layer.kwargs) for _ in range(num_layers)
+        )
+        d_model = of_layer.arguments["d_model"]
         self.norm = LayerNorm(d_model, eps=1e-6)
         self.positions = mixer_spec(attention_type).capabilities.positions
         if self.positions == "relative":
             self.relative_positions = RelPosEncXL(d_model)
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """Those of the layers, also where they stand for none."""
+        return [cast("MixerLayer", layer).mixer for layer in self.layers]
 
     def forward(
         self,
@@ -199,14 +178,14 @@ class MixerEncoder(nn.Module):
         """
         config = dynchunktrain_config
         chunks = Chunks(config.chunk_size, config.left_context_size)
-        causal = any(module.causal for module in self.modules() if isinstance(module, Mixer))
+        causal = any(mixer.causal for mixer in self.mixers)
         if causal and chunks.size > 1 and chunks.left is not None:
             raise InputError(
                 f"left_context_size={chunks.left} of a causal encoder counts single frames, and "
                 f"chunk_size={chunks.size}: leave left_context_size out, for all the past, or give "
                 "chunk_size=1 and the left context in frames."
             )
-        layers = [LayerStreamingContext() for _ in self.layers]
+        layers = [LayerStreamingContext(chunks.left) for _ in self.layers]
         return EncoderStreamingContext(config, layers)
 
     def forward_streaming(
@@ -234,11 +213,10 @@ class MixerEncoder(nn.Module):
         if pos_embs is not None:
             raise ValueError("forward_streaming makes its own positions: leave pos_embs None.")
         context.admit(src.shape[1])
-        left = context.dynchunktrain_config.left_context_size
         output, weights = src, []
         for layer, layer_context in zip(self.layers, context.layers, strict=True):
             output, weight = layer.forward_streaming(  # type: ignore[operator]
-                output, layer_context, left, src_key_padding_mask
+                output, layer_context, src_key_padding_mask
             )
             weights.append(weight)
         return self.norm(output), weights
@@ -253,24 +231,3 @@ def with_zero_gradients(layer: nn.Module, x_BTD: Tensor) -> Tensor:
     """
     nothing = torch.cat([parameter.flatten()[:0] for parameter in layer.parameters()])
     return x_BTD + nothing.sum()
-
-
-def step_mixer(
-    mixer: Mixer,
-    x_BTD: Tensor,
-    context: LayerStreamingContext,
-    left_context_size: int | None,
-    padding_BT: Tensor | None,
-) -> Tensor:
-    """Runs one chunk through a mixer and keeps its state in the context."""
-    if context.mixer_state is None:
-        context.mixer_state = mixer.initial_state(
-            x_BTD.shape[0], left_context_size, x_BTD.device, x_BTD.dtype
-        )
-    y_BTD, context.mixer_state = mixer.step(x_BTD, context.mixer_state, padding_BT)
-    return y_BTD
-
-
-def chunk_arguments(config: DynChunkTrainConfig | None) -> tuple[int | None, int | None]:
-    """(chunk_size, left_context_size) of a SpeechBrain config."""
-    return (None, None) if config is None else (config.chunk_size, config.left_context_size)

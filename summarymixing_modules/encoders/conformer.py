@@ -5,20 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from speechbrain.lobes.models.transformer import Conformer
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from summarymixing_modules.encoders.base import (
-    LayerStreamingContext,
-    MixerEncoder,
-    chunk_arguments,
-    step_mixer,
-)
+from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.encoders.convolution import MaskedConvolutionModule
+from summarymixing_modules.encoders.layer import Frames, MixerLayer
 from summarymixing_modules.mixers import MixerSize, build_mixer
 
 
-class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
+class ConformerEncoderLayer(MixerLayer, Conformer.ConformerEncoderLayer):
     """½ feed-forward, mixer, convolution, ½ feed-forward, LayerNorm.
 
     Without a mixer (``attention_type="cnnonly"``) its step is left out, with its LayerNorm.
@@ -70,53 +65,17 @@ class ConformerEncoderLayer(Conformer.ConformerEncoderLayer):
             d_model, kernel_size, bias, activation, dropout, causal=causal
         )
 
-    def forward(
-        self,
-        x: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        pos_embs: Tensor | None = None,
-        dynchunktrain_config: DynChunkTrainConfig | None = None,
-    ) -> tuple[Tensor, None]:
-        """See ``MixerEncoder.forward``; ``src_mask`` was refused there."""
-        chunk_size, left_context_size = chunk_arguments(dynchunktrain_config)
-        padding = src_key_padding_mask
+    def run(self, x: Tensor, frames: Frames) -> Tensor:
+        """See ``MixerLayer.run``."""
         x = x + 0.5 * self.ffn_module1(x)
         if self.mixes:
-            x = x + self.mha_layer(self.norm1(x), padding, chunk_size, left_context_size, pos_embs)
-        else:
-            self.mha_layer.chunks_of(chunk_size, left_context_size)  # nobody else would check them
-        x = x + self.convolution_module(x, padding, chunk_size)
-        return self.norm2(x + 0.5 * self.ffn_module2(x)), None
-
-    def forward_streaming(
-        self,
-        x: Tensor,
-        context: LayerStreamingContext,
-        left_context_size: int | None = None,
-        src_key_padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """See ``MixerEncoder.forward_streaming``."""
-        padding = src_key_padding_mask
-        x = x + 0.5 * self.ffn_module1(x)
-        if self.mixes:
-            x = x + step_mixer(self.mha_layer, self.norm1(x), context, left_context_size, padding)
-        x = x + self.convolution_module.forward_streaming(x, context, padding)
-        return self.norm2(x + 0.5 * self.ffn_module2(x)), None
+            x = x + frames.mix(self.mha_layer, self.norm1(x))
+        x = x + self.convolution_module(x, frames)
+        return self.norm2(x + 0.5 * self.ffn_module2(x))
 
 
 class ConformerEncoder(MixerEncoder):
-    """A stack of Conformer layers. Argument names and call are SpeechBrain's.
-
-    Args:
-        num_layers: how many layers.
-        d_model, d_ffn, nhead, kernel_size, activation, bias, dropout, causal, attention_type:
-            see ``ConformerEncoderLayer``.
-        output_hidden_states: also return the input and the output of every layer.
-        layerdrop_prob: probability of leaving a layer out of a training step.
-        activation_checkpointing: compute activations again in the backward pass instead of keeping
-            them.
-        **mixer_options: options of the mixer.
+    """A stack of ``ConformerEncoderLayer``; arguments as in ``MixerEncoder``.
 
     Example:
         >>> encoder = ConformerEncoder(2, 64, 128, 4, mode="SummaryMixing-fast")
@@ -124,43 +83,4 @@ class ConformerEncoder(MixerEncoder):
         torch.Size([8, 60, 64])
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        d_model: int,
-        d_ffn: int,
-        nhead: int,
-        kernel_size: int = 31,
-        activation: type[nn.Module] = nn.SiLU,
-        bias: bool = True,
-        dropout: float = 0.0,
-        causal: bool = False,
-        attention_type: str = "SummaryMixing",
-        output_hidden_states: bool = False,
-        layerdrop_prob: float = 0.0,
-        activation_checkpointing: bool = False,
-        **mixer_options: Any,
-    ) -> None:
-        def make_layer() -> ConformerEncoderLayer:
-            return ConformerEncoderLayer(
-                d_model,
-                d_ffn,
-                nhead,
-                kernel_size,
-                activation,
-                bias,
-                dropout,
-                causal,
-                attention_type,
-                **mixer_options,
-            )
-
-        super().__init__(
-            make_layer,
-            num_layers,
-            d_model,
-            attention_type,
-            output_hidden_states,
-            layerdrop_prob,
-            activation_checkpointing,
-        )
+    layer_class = ConformerEncoderLayer

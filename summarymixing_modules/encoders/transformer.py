@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from speechbrain.lobes.models.transformer import Transformer
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from summarymixing_modules.encoders.base import (
-    LayerStreamingContext,
-    MixerEncoder,
-    chunk_arguments,
-    step_mixer,
-)
+from summarymixing_modules.encoders.base import MixerEncoder
+from summarymixing_modules.encoders.layer import Frames, MixerLayer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_spec
 
@@ -35,18 +30,18 @@ def require_mixing(attention_type: str, host: str) -> None:
         )
 
 
-class TransformerEncoderLayer(Transformer.TransformerEncoderLayer):
+class TransformerEncoderLayer(MixerLayer, Transformer.TransformerEncoderLayer):
     """A mixer and a feed-forward network, each with a residual connection and a LayerNorm.
 
     Nothing but the mixer tells frames apart by their place: a mixer without an order of its own
     (SummaryMixing) needs positions in its input, which ``TransformerASR`` adds.
 
-    Argument names are SpeechBrain's; its ``ffn_type="1dcnn"``, whose convolutions read padding, and
-    its ``kdim`` and ``vdim``, which are attention's, are left out.
+    Argument names are SpeechBrain's, in the order of its encoder; its ``ffn_type="1dcnn"``, whose
+    convolutions read padding, and its ``kdim`` and ``vdim``, which are attention's, are left out.
 
     Args:
-        d_ffn: hidden size of the feed-forward network.
         nhead: heads of the mixer.
+        d_ffn: hidden size of the feed-forward network.
         d_model: features D.
         dropout: everywhere.
         activation: class.
@@ -59,10 +54,12 @@ class TransformerEncoderLayer(Transformer.TransformerEncoderLayer):
         InputError: ``attention_type`` stands for no mixer.
     """
 
+    mixer_slot = "self_att"
+
     def __init__(
         self,
-        d_ffn: int,
         nhead: int,
+        d_ffn: int,
         d_model: int,
         dropout: float = 0.0,
         activation: type[nn.Module] = nn.ReLU,
@@ -86,42 +83,12 @@ class TransformerEncoderLayer(Transformer.TransformerEncoderLayer):
         size = MixerSize(d_model, nhead, d_ffn, dropout, activation, causal)
         self.self_att = build_mixer(attention_type, size, **mixer_options)
 
-    def forward(
-        self,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        pos_embs: Tensor | None = None,
-        dynchunktrain_config: DynChunkTrainConfig | None = None,
-    ) -> tuple[Tensor, None]:
-        """See ``MixerEncoder.forward``; ``src_mask`` was refused there."""
-        chunk_size, left_context_size = chunk_arguments(dynchunktrain_config)
-        mixed = self.self_att(
-            self._before(self.norm1, src),
-            src_key_padding_mask,
-            chunk_size,
-            left_context_size,
-            pos_embs,
-        )
-        return self._finish(src, mixed), None
-
-    def forward_streaming(
-        self,
-        src: Tensor,
-        context: LayerStreamingContext,
-        left_context_size: int | None = None,
-        src_key_padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """See ``MixerEncoder.forward_streaming``."""
-        normed = self._before(self.norm1, src)
-        mixed = step_mixer(self.self_att, normed, context, left_context_size, src_key_padding_mask)
-        return self._finish(src, mixed), None
-
-    def _finish(self, src: Tensor, mixed: Tensor) -> Tensor:
-        """Everything after the mixer."""
-        src = self._after(self.norm1, src + self.dropout1(mixed))
-        output = self.pos_ffn(self._before(self.norm2, src))
-        return self._after(self.norm2, src + self.dropout2(output))
+    def run(self, x: Tensor, frames: Frames) -> Tensor:
+        """See ``MixerLayer.run``."""
+        mixed = frames.mix(self.self_att, self._before(self.norm1, x))
+        x = self._after(self.norm1, x + self.dropout1(mixed))
+        output = self.pos_ffn(self._before(self.norm2, x))
+        return self._after(self.norm2, x + self.dropout2(output))
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x) if self.normalize_before else x
@@ -131,17 +98,7 @@ class TransformerEncoderLayer(Transformer.TransformerEncoderLayer):
 
 
 class TransformerEncoder(MixerEncoder):
-    """A stack of Transformer layers. Argument names and call are SpeechBrain's.
-
-    Args:
-        num_layers: how many layers.
-        nhead, d_ffn, d_model, dropout, activation, normalize_before, causal, attention_type: see
-            ``TransformerEncoderLayer``.
-        layerdrop_prob: probability of leaving a layer out of a training step.
-        activation_checkpointing: compute activations again in the backward pass instead of keeping
-            them.
-        output_hidden_states: also return the input and the output of every layer.
-        **mixer_options: options of the mixer.
+    """A stack of ``TransformerEncoderLayer``; arguments as in ``MixerEncoder``.
 
     Example:
         >>> encoder = TransformerEncoder(2, 4, 128, 64, normalize_before=True)
@@ -149,41 +106,4 @@ class TransformerEncoder(MixerEncoder):
         torch.Size([8, 60, 64])
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        nhead: int,
-        d_ffn: int,
-        d_model: int,
-        dropout: float = 0.0,
-        activation: type[nn.Module] = nn.ReLU,
-        normalize_before: bool = False,
-        causal: bool = False,
-        layerdrop_prob: float = 0.0,
-        attention_type: str = "SummaryMixing",
-        output_hidden_states: bool = False,
-        activation_checkpointing: bool = False,
-        **mixer_options: Any,
-    ) -> None:
-        def make_layer() -> TransformerEncoderLayer:
-            return TransformerEncoderLayer(
-                d_ffn,
-                nhead,
-                d_model,
-                dropout,
-                activation,
-                normalize_before,
-                attention_type,
-                causal,
-                **mixer_options,
-            )
-
-        super().__init__(
-            make_layer,
-            num_layers,
-            d_model,
-            attention_type,
-            output_hidden_states,
-            layerdrop_prob,
-            activation_checkpointing,
-        )
+    layer_class = TransformerEncoderLayer

@@ -1,10 +1,15 @@
-"""Token mixers: one file each, one contract (base.py), one registry (registry.py)."""
+"""Token mixers: one file each, one contract (base.py), one registry (registry.py).
+
+The form that its paper writes of each is in naive.py.
+"""
 
 from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedByMixer
 from summarymixing_modules.mixers.registry import (
+    MixerForm,
     MixerSize,
     MixerSpec,
     build_mixer,
+    mixer_forms,
     mixer_names,
     mixer_spec,
     options_by_mixer,
@@ -42,6 +47,7 @@ __all__ = [
     "Mamba",
     "Mixer",
     "MixerAdapter",
+    "MixerForm",
     "MixerSize",
     "MixerSpec",
     "NoMixer",
@@ -53,6 +59,7 @@ __all__ = [
     "SummaryMixing",
     "UnsupportedByMixer",
     "build_mixer",
+    "mixer_forms",
     "mixer_names",
     "mixer_spec",
     "options_by_mixer",

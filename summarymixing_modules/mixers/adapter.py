@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from summarymixing_modules.mixers.base import Mixer
-from summarymixing_modules.ops.masks import chunks_of_mask
+from summarymixing_modules.ops.chunks import Chunks
 
 
 class MixerAdapter(nn.Module):
@@ -38,40 +38,19 @@ class MixerAdapter(nn.Module):
         """
         if key is not query or value is not query:
             raise ValueError("a token mixer is self-attention only: query, key, value must be one.")
-        chunk_size, left_context_size = self._chunks(attn_mask)
-        pos_embs = self._positions(pos_embs)
-        return self.mixer(query, key_padding_mask, chunk_size, left_context_size, pos_embs), None
+        sizes, pos_embs = Chunks.sizes(self._chunks(attn_mask)), self._positions(pos_embs)
+        return self.mixer(query, key_padding_mask, *sizes, pos_embs), None
 
-    def _chunks(self, attn_mask: Tensor | None) -> tuple[int | None, int | None]:
-        """(chunk_size, left_context_size) that the host asks for."""
+    def _chunks(self, attn_mask: Tensor | None) -> Chunks | None:
+        """The chunks that the host asks for."""
         if attn_mask is not None:
             raise ValueError(
                 "a token mixer takes no dense attn_mask: for chunks use the encoders of "
                 "summarymixing_modules.encoders with dynchunktrain_config, for causal models "
                 "causal=True."
             )
-        return None, None
+        return None
 
     def _positions(self, pos_embs: Tensor | None) -> Tensor | None:
         """The position embeddings that the mixer is given."""
         return pos_embs
-
-
-class HostAdapter(MixerAdapter):
-    """For hosts that still prepare their inputs for the attention they were built with.
-
-    * Dense masks of dynamic chunk training and causal masks are read back into a chunk size and a
-      left context (the host has made them at a quadratic price; reading one costs as much and
-      waits for the GPU once in every layer). Any other mask is refused.
-    * Relative position embeddings are dropped, by intent, where the mixer has no use for them: the
-      host computes them for the layers that have, or for the attention it had.
-
-    Args:
-        mixer: any mixer.
-    """
-
-    def _chunks(self, attn_mask: Tensor | None) -> tuple[int | None, int | None]:
-        return (None, None) if attn_mask is None else chunks_of_mask(attn_mask)
-
-    def _positions(self, pos_embs: Tensor | None) -> Tensor | None:
-        return pos_embs if self.mixer.capabilities.positions == "relative" else None

@@ -48,7 +48,11 @@ class AttentionCache(NamedTuple):
         """The cache without the frames that the next chunk cannot see."""
         if chunks.left is None:
             return self
-        first = max(0, self.padding_BS.shape[1] - chunks.left * chunks.size)
+        return self.last(chunks.left * chunks.size)
+
+    def last(self, count: int) -> AttentionCache:
+        """The cache without the frames before the last ``count``."""
+        first = max(0, self.padding_BS.shape[1] - count)
         frames = tuple(tensor[:, first:] for tensor in self.frames)
         return self._replace(frames=frames, padding_BS=self.padding_BS[:, first:])
 

@@ -95,7 +95,7 @@ class BigBird(Mixer):
     "bigbird",
     BigBird.capabilities,
     source="arXiv 2007.14062, §2",
-    variants={
+    forms={
         "bigbird": {},
         "bigbird-fine": {"block_size": 4, "global_blocks": 1, "random_blocks": 1},
     },

@@ -93,32 +93,6 @@ def _pool(x_BTD: Tensor, score_BHD: Tensor, padding_BT: Tensor | None) -> Tensor
     return pooled_BHHE.diagonal(dim1=1, dim2=2).mT.flatten(1)[:, None]
 
 
-def naive_fastformer(mixer: Fastformer, x_BTD: Tensor, padding_BT: Tensor | None = None) -> Tensor:
-    """The textbook form: p is made, and pooled head by head.
-
-    Args:
-        mixer: whose parameters to use; ``mixer.double()`` makes it a float64 reference.
-        x_BTD: input.
-        padding_BT: True = padded.
-
-    Returns:
-        y_BTD.
-    """
-    query_BTD, key_BTD = mixer.query(x_BTD), mixer.key(x_BTD)
-    query_B1D = _naive_pool(query_BTD, mixer.query_score, padding_BT)
-    key_B1D = _naive_pool(key_BTD * query_B1D, mixer.key_score, padding_BT)
-    return mixer.output(key_B1D * query_BTD) + query_BTD
-
-
-def _naive_pool(x_BTD: Tensor, score: nn.Linear, padding_BT: Tensor | None) -> Tensor:
-    heads_BTHE = x_BTD.unflatten(-1, (score.out_features, -1))
-    scores_BTH = score(x_BTD) / math.sqrt(heads_BTHE.shape[-1])
-    if padding_BT is not None:
-        scores_BTH = scores_BTH.masked_fill(padding_BT[..., None], -torch.inf)
-    weights_BTH = scores_BTH.softmax(dim=1)
-    return (weights_BTH[..., None] * heads_BTHE).sum(dim=1, keepdim=True).flatten(2)
-
-
 @register_mixer("fastformer", Fastformer.capabilities, source="arXiv 2108.09084, §3.2")
 def build_fastformer(size: MixerSize) -> Fastformer:
     """Builds additive attention for a host layer."""

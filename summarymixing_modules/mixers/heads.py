@@ -32,6 +32,13 @@ def head_features(enc_dim: int, nhead: int, rotary: bool = False) -> int:
     return enc_dim // nhead
 
 
+def project_heads(x_BTD: Tensor, weight_XD: Tensor, nhead: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, H, T, E), which lie side by side in each head's rows of W."""
+    qkv_BTHX = F.linear(x_BTD, weight_XD).unflatten(-1, (nhead, -1))
+    query_BHTE, key_BHTE, value_BHTE = qkv_BTHX.transpose(1, 2).chunk(3, dim=-1)
+    return query_BHTE, key_BHTE, value_BHTE
+
+
 class HeadProjections(nn.Module):
     """Queries, keys, values and output (arXiv 1706.03762, §3.2.2), with the sizes of ``RoPEMHA``.
 
@@ -49,9 +56,7 @@ class HeadProjections(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries, keys and values as (B, H, T, E)."""
-        qkv_BTHX = F.linear(x_BTD, self.in_proj_weight).unflatten(-1, (self.nhead, -1))
-        query_BHTE, key_BHTE, value_BHTE = qkv_BTHX.transpose(1, 2).chunk(3, dim=-1)
-        return query_BHTE, key_BHTE, value_BHTE
+        return project_heads(x_BTD, self.in_proj_weight, self.nhead)
 
     def output(self, y_BHTE: Tensor) -> Tensor:
         """Merges the heads; returns y_BTD."""

@@ -224,7 +224,7 @@ class HyperMixing(Mixer):
     "hypermixing",
     HyperMixing.capabilities,
     source="arXiv 2203.03691, 2305.18281",
-    variants={"hypermixing": {}, "hypermixing-tied": {"tied": True}},
+    forms={"hypermixing": {}, "hypermixing-tied": {"tied": True}},
 )
 def build_hyper_mixing(
     size: MixerSize, *, tied: bool = False, hypernet_size: int | None = None

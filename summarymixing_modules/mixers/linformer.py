@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +16,7 @@ from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.heads import head_features
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.chunks import Chunks
-from summarymixing_modules.ops.resample import cell_weights, naive_cell_means
+from summarymixing_modules.ops.resample import cell_weights
 
 
 class Linformer(Mixer):
@@ -98,32 +97,11 @@ class Linformer(Mixer):
         return x_BTD.unflatten(-1, (self.nhead, -1)).transpose(1, 2)
 
 
-def naive_linformer(mixer: Linformer, x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
-    """Reference: eq. 7 head by head, on the keys and values of all cells; returns y_BTD.
-
-    Args:
-        mixer: whose parameters to use.
-        x_BTD: input.
-        padding_BT: True = padded.
-    """
-    cells_BPD = naive_cell_means(x_BTD, padding_BT, mixer.key_landmarks.in_features)
-    heads = []
-    for query, key, value in zip(
-        mixer.query_proj(x_BTD).chunk(mixer.nhead, dim=-1),
-        mixer.key_proj(cells_BPD).chunk(mixer.nhead, dim=-1),
-        mixer.value_proj(cells_BPD).chunk(mixer.nhead, dim=-1),
-        strict=True,
-    ):
-        scores = query @ (mixer.key_landmarks.weight @ key).mT / math.sqrt(query.shape[-1])
-        heads.append(scores.softmax(dim=-1) @ (mixer.value_landmarks.weight @ value))
-    return mixer.out_proj(torch.cat(heads, dim=-1))
-
-
 @register_mixer(
     "linformer",
     Linformer.capabilities,
     source="arXiv 2006.04768, §4",
-    variants={"linformer": {}, "linformer-shared": {"share_key_value": True}},
+    forms={"linformer": {}, "linformer-shared": {"share_key_value": True}},
 )
 def build_linformer(
     size: MixerSize,

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -19,11 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.registry import (
-    ENTRY_POINT_GROUP,
+    MixerForm,
     MixerSize,
-    MixerSpec,
-    build_mixer,
-    mixer_names,
+    mixer_forms,
     mixer_spec,
 )
 from summarymixing_modules.text_tables import aligned
@@ -43,7 +40,7 @@ class MixerListing:
     """One form of a registered mixer.
 
     Attributes:
-        form: its name, as in ``MixerSpec.variants``.
+        form: its name.
         attention_type: name of the mixer.
         options: options that make the form.
         capabilities: what it can do.
@@ -76,10 +73,10 @@ def list_mixers(
     """
     if frames < 1:
         raise InputError(f"--frames={frames} must be at least 1.")
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        point.load()
-    names = mixer_names() if attention_type is None else [attention_type]
-    return [_describe(*form, size, frames) for name in names for form in _forms(mixer_spec(name))]
+    forms = mixer_forms(also_none=True)
+    if attention_type is not None:
+        forms = list(mixer_spec(attention_type).forms)
+    return [_describe(form, size, frames) for form in forms]
 
 
 def option_defaults(attention_type: str) -> dict[str, Any]:
@@ -129,31 +126,23 @@ def mixers_as_json(listings: Sequence[MixerListing]) -> str:
     return json.dumps(rows, indent=2, default=str)
 
 
-def _forms(spec: MixerSpec) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Name, attention_type and options of each form; of the absence of a mixer, itself."""
-    for form, options in (spec.variants or {spec.name: {}}).items():
-        yield form, spec.name, options
-
-
-def _describe(
-    form: str, attention_type: str, options: Mapping[str, Any], size: MixerSize, frames: int
-) -> MixerListing:
+def _describe(form: MixerForm, size: MixerSize, frames: int) -> MixerListing:
     try:
         with torch.device("meta"):
-            mixer = build_mixer(attention_type, size, **options).eval()
+            mixer = form.build(size).eval()
     except ValueError as error:
         raise InputError(
-            f"{form} cannot have --d_model={size.d_model} --nhead={size.nhead} "
+            f"{form.name} cannot have --d_model={size.d_model} --nhead={size.nhead} "
             f"--d_ffn={size.d_ffn}: {error}"
         ) from error
     return MixerListing(
-        form,
-        attention_type,
-        options,
+        form.name,
+        form.attention_type,
+        form.options,
         mixer.capabilities,
         sum(parameter.numel() for parameter in mixer.parameters()),
         {length: flops_per_frame(mixer, length) for length in (frames, LONGER * frames)},
-        mixer_spec(attention_type).source,
+        mixer_spec(form.attention_type).source,
     )
 
 

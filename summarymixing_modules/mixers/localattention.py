@@ -7,36 +7,20 @@ E features of a head, G global tokens, W frames of the window.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers.attention_cache import AttentionCache
 from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedByMixer
 from summarymixing_modules.mixers.heads import HeadProjections, head_features
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.attention import attend
 from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.rope import rotate
-from summarymixing_modules.ops.window_attention import Shared, naive_window_attend, window_attend
-
-
-class WindowState(NamedTuple):
-    """What a stream remembers: the last W frames, whatever the length of the stream.
-
-    Attributes:
-        key_BWHE: rotated keys.
-        value_BWHE: values.
-        hidden_BW: True = padded, or before the stream began.
-        position: index of the next frame.
-    """
-
-    key_BWHE: Tensor
-    value_BWHE: Tensor
-    hidden_BW: Tensor
-    position: int
+from summarymixing_modules.ops.window_attention import Shared, window_attend
 
 
 class LocalAttention(Mixer):
@@ -113,27 +97,26 @@ class LocalAttention(Mixer):
         key, value = both_BGX.unflatten(-1, (self.nhead, -1)).transpose(1, 2).chunk(2, dim=-1)
         return key, value
 
-    def _initial_state(self, x_B0D: Tensor, left: int | None) -> WindowState:
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> AttentionCache:
+        """Always of ``window`` frames: those before a stream began are hidden."""
         shape = (len(x_B0D), self.window, self.nhead, self.enc_dim // self.nhead)
         nothing_BWHE = x_B0D.new_zeros(shape)
         hidden_BW = x_B0D.new_ones(shape[:2], dtype=torch.bool)
-        return WindowState(nothing_BWHE, nothing_BWHE, hidden_BW, 0)
+        return AttentionCache((nothing_BWHE, nothing_BWHE), hidden_BW, 0)
 
     def _step(
-        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: WindowState
-    ) -> tuple[Tensor, WindowState]:
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: AttentionCache
+    ) -> tuple[Tensor, AttentionCache]:
         query_BHTE, key_BHTE, value_BHTE = self.projections(x_BTD)
         query_BHTE = rotate(query_BHTE, memory.position)
         key_BTHE = rotate(key_BHTE, memory.position).transpose(1, 2)
-        memory = _extended(memory, key_BTHE, value_BHTE.transpose(1, 2), padding_BT)
+        memory = memory.extended((key_BTHE, value_BHTE.transpose(1, 2)), padding_BT)
+        key_BHSE, value_BHSE = (tensor.transpose(1, 2) for tensor in memory.frames)
+        seen_BTS = _seen_BTS(memory, x_BTD.shape[1], self.window, chunks)
         y_BHTE = F.scaled_dot_product_attention(
-            query_BHTE,
-            memory.key_BWHE.transpose(1, 2),
-            memory.value_BWHE.transpose(1, 2),
-            attn_mask=_seen_BTS(memory, x_BTD.shape[1], self.window, chunks)[:, None],
-            scale=self.scale,
+            query_BHTE, key_BHSE, value_BHSE, attn_mask=seen_BTS[:, None], scale=self.scale
         )
-        return self.projections.output(y_BHTE), _last_frames(memory, self.window)
+        return self.projections.output(y_BHTE), memory.last(self.window)
 
     def _unsupported(self, capability: str, request: str) -> UnsupportedByMixer:
         message = super()._unsupported(capability, request)
@@ -154,77 +137,22 @@ def _side_by_side(
     return inputs, (F.pad(shared[0], before), F.pad(shared[1], after))
 
 
-def _extended(
-    state: WindowState, key_BTHE: Tensor, value_BTHE: Tensor, padding_BT: Tensor | None
-) -> WindowState:
-    """The state with a chunk appended."""
-    if padding_BT is None:
-        padding_BT = state.hidden_BW.new_zeros(key_BTHE.shape[:2])
-    length = key_BTHE.shape[1]
-    return state._replace(
-        key_BWHE=torch.cat([state.key_BWHE, key_BTHE], dim=1),
-        value_BWHE=torch.cat([state.value_BWHE, value_BTHE], dim=1),
-        hidden_BW=torch.cat([state.hidden_BW, padding_BT], dim=1),
-        position=state.position + length,
-    )
-
-
-def _seen_BTS(state: WindowState, length: int, window: int, chunks: Chunks) -> Tensor:
+def _seen_BTS(state: AttentionCache, length: int, window: int, chunks: Chunks) -> Tensor:
     """Which of the S frames the last ``length`` ones see; every frame sees itself."""
-    frames, start = state.hidden_BW.shape[1], state.position - length
-    time_S = torch.arange(state.position - frames, state.position, device=state.hidden_BW.device)
+    frames, start = state.padding_BS.shape[1], state.position - length
+    time_S = torch.arange(state.position - frames, state.position, device=state.padding_BS.device)
     apart_TS = (time_S[frames - length :, None] - time_S).abs()
     near_TS = apart_TS <= window
     if chunks.left is not None:
         near_TS &= time_S >= start - chunks.left * chunks.size
-    return (near_TS & ~state.hidden_BW[:, None]) | (apart_TS == 0)
-
-
-def _last_frames(state: WindowState, window: int) -> WindowState:
-    """The state without the frames that no later one can see."""
-    return state._replace(
-        key_BWHE=state.key_BWHE[:, -window:],
-        value_BWHE=state.value_BWHE[:, -window:],
-        hidden_BW=state.hidden_BW[:, -window:],
-    )
-
-
-def naive_local_attention(
-    mixer: LocalAttention,
-    x_BTD: Tensor,
-    padding_BT: Tensor | None = None,
-    chunk_size: int | None = None,
-    left_context_size: int | None = None,
-) -> Tensor:
-    """Reference: y_BTD of a mixer by dense matrices of scores; arguments as in ``forward``."""
-    query, key, value = mixer.projections(x_BTD)
-    shared = None
-    if mixer.global_tokens:
-        hidden_BT = x_BTD.new_zeros(x_BTD.shape[:2]).bool() if padding_BT is None else padding_BT
-        scores_BHGT = mixer.scale * mixer.global_query_HGE @ key.mT
-        scores_BHGT = scores_BHGT.masked_fill(hidden_BT[:, None, None], -torch.inf)
-        read_BHGE = scores_BHGT.softmax(dim=-1).nan_to_num(0.0) @ value
-        both_BGD = mixer.global_proj(torch.cat(read_BHGE.unbind(1), dim=-1))
-        key_BHGE, value_BHGE = torch.stack(both_BGD.chunk(mixer.nhead, -1), 1).chunk(2, -1)
-        shared = mixer.scale * query @ key_BHGE.mT, value_BHGE
-    y_BHTE = naive_window_attend(
-        rotate(query),
-        rotate(key),
-        value,
-        padding_BT,
-        mixer.window,
-        Chunks.of(chunk_size, left_context_size),
-        mixer.scale,
-        shared,
-    )
-    return mixer.projections.output(y_BHTE)
+    return (near_TS & ~state.padding_BS[:, None]) | (apart_TS == 0)
 
 
 @register_mixer(
     "localattention",
     LocalAttention.capabilities,
     source="arXiv 2004.05150, §3.1",
-    variants={
+    forms={
         "localattention": {},
         "localattention-narrow": {"window": 8},
         "localattention-global": {"global_tokens": 4},

@@ -116,16 +116,16 @@ class MambaDirection(nn.Module):
         return y_BTD, MambaState(taps_BTE[:, x_BTE.shape[1] :], scan_BNE)
 
     def limited(
-        self, x_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int, left_context_size: int
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int, left: int
     ) -> Tensor:
-        """Mixes chunks that see ``left_context_size`` > 0 chunks before them, in O(T·log left).
+        """Mixes chunks that see ``left`` > 0 chunks before them, in O(T·log left).
 
         Every chunk is scanned from the state that its window leaves (``window_states``). A chunk
         does not see beyond the one before it through the convolution, if it is as long as W.
         """
         batch, length, _ = x_BTD.shape
         if chunk_size < self.reach:
-            return self._windows(x_BTD, padding_BT, chunk_size, left_context_size)
+            return self._windows(x_BTD, padding_BT, chunk_size, left)
         x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunk_size)
         x_BTE, z_BTE = self._project(x_BTD, padding_BT)
         scan = self._select(self._convolve(x_BTE), padding_BT)
@@ -139,18 +139,18 @@ class MambaDirection(nn.Module):
         first_BCNE = tiled_scan(*first, want_state=True)[1].unflatten(0, (batch, -1))
         elapsed_BCE = scan.delta_BTE.unflatten(1, (-1, chunk_size)).sum(dim=2)
         fade_BCNE = torch.exp(elapsed_BCE[:, :, None] * scan.a_EN.T)
-        start_BCNE = window_states(first_BCNE, last_BCNE, fade_BCNE, left_context_size)
+        start_BCNE = window_states(first_BCNE, last_BCNE, fade_BCNE, left)
         y_BTE = tiled_scan(*later, initial_BNE=start_BCNE.flatten(0, 1))[0].view_as(x_BTE)
         return self._output(y_BTE, scan.x_BTE, z_BTE)[:, :length]
 
     def _windows(
-        self, x_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int, left_context_size: int
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int, left: int
     ) -> Tensor:
         """The same by mixing every window on its own, in O(T·left)."""
         batch, length, _ = x_BTD.shape
         if padding_BT is None:
             padding_BT = x_BTD.new_zeros(batch, length, dtype=torch.bool)
-        before = left_context_size * chunk_size
+        before = left * chunk_size
         missing = -length % chunk_size
         x_BTD = F.pad(x_BTD, (0, 0, before, missing))
         padding_BT = F.pad(padding_BT, (before, missing), value=True)
@@ -306,7 +306,7 @@ def _by_chunks(
     "mamba",
     Mamba.capabilities,
     source="arXiv 2312.00752; bidirectional as in arXiv 2409.02596",
-    variants={"mamba": {}, "mamba-unidirectional": {"bidirectional": False}},
+    forms={"mamba": {}, "mamba-unidirectional": {"bidirectional": False}},
 )
 def build_mamba(
     size: MixerSize,

@@ -94,7 +94,6 @@ class Performer(Mixer):
     "performer",
     Performer.capabilities,
     source="arXiv 2009.14794, §2",
-    variants={"performer": {}},
 )
 def build_performer(size: MixerSize, *, num_features: int | None = None) -> Performer:
     """Builds FAVOR+ attention for a host layer."""

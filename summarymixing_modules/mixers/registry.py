@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+import torch
 from torch import nn
 
 from summarymixing_modules.errors import InputError
@@ -49,6 +50,31 @@ class MixerSize:
 
 
 @dataclass(frozen=True)
+class MixerForm:
+    """A mixer with some of its options, under a name: what tests, bench and listings go through.
+
+    Attributes:
+        name: that of the mixer, or one that says what is different.
+        attention_type: the registered mixer.
+        options: that make the form.
+    """
+
+    name: str
+    attention_type: str
+    options: Mapping[str, Any]
+
+    def build(self, size: MixerSize) -> Mixer:
+        """The mixer; see ``build_mixer``."""
+        return build_mixer(self.attention_type, size, **self.options)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this form can do."""
+        with torch.device("meta"):
+            return self.build(MixerSize(64, 4, 64)).capabilities
+
+
+@dataclass(frozen=True)
 class MixerSpec:
     """A registered mixer.
 
@@ -58,8 +84,7 @@ class MixerSpec:
         capabilities: what it can do with its default options.
         options: names of its options.
         source: paper and section.
-        variants: options of each named form of it; the conformance tests and the benchmark take
-            every one. None of what does not mix (``Capabilities.mixes``).
+        forms: those that have a name.
     """
 
     name: str
@@ -67,7 +92,7 @@ class MixerSpec:
     capabilities: Capabilities
     options: tuple[str, ...]
     source: str
-    variants: Mapping[str, Mapping[str, Any]]
+    forms: tuple[MixerForm, ...]
 
 
 _SPECS: dict[str, MixerSpec] = {}
@@ -77,7 +102,7 @@ def register_mixer(
     name: str,
     capabilities: Capabilities,
     source: str,
-    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    forms: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Mixer]], Callable[..., Mixer]]:
     """Decorator that makes a builder available as ``attention_type=name``.
 
@@ -85,21 +110,19 @@ def register_mixer(
         name: value of ``attention_type``.
         capabilities: what the mixer can do with its default options.
         source: paper and section.
-        variants: options of each named form; None = one form, with the default options, or no
-            form where ``capabilities.mixes`` is False.
+        forms: options of each form that has a name; None = one, with the default options.
 
     Raises:
         ValueError: the name is taken.
     """
-    default: dict[str, Mapping[str, Any]] = {name: {}} if capabilities.mixes else {}
-    forms = default if variants is None else variants
+    named = tuple(MixerForm(form, name, more) for form, more in (forms or {name: {}}).items())
 
     def decorate(build: Callable[..., Mixer]) -> Callable[..., Mixer]:
         if name in _SPECS:
             raise ValueError(f"attention_type {name!r} is registered already ({_SPECS[name]}).")
         parameters = inspect.signature(build).parameters.values()
         options = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        _SPECS[name] = MixerSpec(name, build, capabilities, options, source, forms)
+        _SPECS[name] = MixerSpec(name, build, capabilities, options, source, named)
         return build
 
     return decorate
@@ -115,6 +138,23 @@ def mixer_names() -> list[str]:
     return list(_SPECS)
 
 
+def mixer_forms(also_none: bool = False) -> list[MixerForm]:
+    """Every form of every mixer, those of other installed packages included.
+
+    Args:
+        also_none: with the absence of a mixer, which keeps none of a mixer's promises
+            (``Capabilities.mixes``).
+    """
+    _load_other_packages()
+    specs = [spec for spec in _SPECS.values() if also_none or spec.capabilities.mixes]
+    return [form for spec in specs for form in spec.forms]
+
+
+def _load_other_packages() -> None:
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        point.load()
+
+
 def mixer_spec(name: str) -> MixerSpec:
     """The spec of a mixer.
 
@@ -122,11 +162,10 @@ def mixer_spec(name: str) -> MixerSpec:
         InputError: unknown name; the message lists the known ones.
     """
     if name not in _SPECS:
-        for point in entry_points(group=ENTRY_POINT_GROUP):
-            point.load()
+        _load_other_packages()
     if name not in _SPECS:
         raise InputError(
-            f"unknown attention_type {name!r}{_near(name, _SPECS)}. "
+            f"unknown attention_type {name!r}{near_name(name, _SPECS)}. "
             f"Known: {', '.join(mixer_names())}."
         )
     return _SPECS[name]
@@ -166,7 +205,7 @@ def check_option(attention_type: str, option: str) -> None:
     known = mixer_spec(attention_type).options
     if option not in known:
         raise InputError(
-            f"{attention_type} has no option {option!r}{_near(option, known)}. "
+            f"{attention_type} has no option {option!r}{near_name(option, known)}. "
             f"Its options: {', '.join(known) or 'none'}."
         )
 
@@ -210,14 +249,15 @@ def reference_options(
     """
     if form is None:
         return None
-    owners = {name: spec for spec in _SPECS.values() for name in (spec.name, *spec.variants)}
-    if form not in owners:
+    forms = {name: MixerForm(name, name, {}) for name in _SPECS}
+    forms |= {known.name: known for known in mixer_forms(also_none=True)}
+    if form not in forms:
         raise InputError(
-            f"matched_to: there is no mixer {form!r}{_near(form, owners)}. "
-            f"Known: {', '.join(owners)}."
+            f"matched_to: there is no mixer {form!r}{near_name(form, forms)}. "
+            f"Known: {', '.join(forms)}."
         )
-    spec = owners[form]
-    return spec.name, {**options.get(spec.name, {}), **spec.variants.get(form, {})}
+    name, own = forms[form].attention_type, forms[form].options
+    return name, {**options.get(name, {}), **own}
 
 
 def options_by_mixer() -> dict[str, set[str]]:
@@ -225,6 +265,7 @@ def options_by_mixer() -> dict[str, set[str]]:
     return {name: set(spec.options) for name, spec in _SPECS.items()}
 
 
-def _near(name: str, known: Any) -> str:
+def near_name(name: str, known: Iterable[str]) -> str:
+    """Words that suggest the known name most like an unknown one; none where there is none."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from summarymixing_modules.mixers.attention_cache import CachedAttention
 from summarymixing_modules.mixers.base import Capabilities
-from summarymixing_modules.mixers.heads import head_features
+from summarymixing_modules.mixers.heads import head_features, project_heads
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.attention import attend
 from summarymixing_modules.ops.chunks import Chunks
@@ -57,9 +57,8 @@ class RoPEMHA(CachedAttention):
 
     def project(self, x_BTD: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """See ``CachedAttention.project``; queries and keys are rotated."""
-        qkv_BTHX = F.linear(x_BTD, self.in_proj_weight).unflatten(-1, (self.nhead, -1))
-        query_BHTE, key_BHTE, value_BHTE = qkv_BTHX.transpose(1, 2).chunk(3, dim=-1)
-        return rotate(query_BHTE, position), rotate(key_BHTE, position), value_BHTE
+        query, key, value = project_heads(x_BTD, self.in_proj_weight, self.nhead)
+        return rotate(query, position), rotate(key, position), value
 
     def read(
         self, query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, seen_BTS: Tensor

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from summarymixing_modules.mixers.attention_cache import CachedAttention
 from summarymixing_modules.mixers.base import Capabilities
+from summarymixing_modules.mixers.heads import project_heads
 from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.ops.attention import dense_hidden_mask
 from summarymixing_modules.ops.chunks import Chunks
@@ -70,9 +71,7 @@ class RelPosMHAXL(CachedAttention):
 
     def project(self, x_BTD: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """See ``CachedAttention.project``."""
-        qkv_BTHX = F.linear(x_BTD, self.attention.in_proj_weight).unflatten(-1, (self.nhead, -1))
-        query_BHTE, key_BHTE, value_BHTE = qkv_BTHX.transpose(1, 2).chunk(3, dim=-1)
-        return query_BHTE, key_BHTE, value_BHTE
+        return project_heads(x_BTD, self.attention.in_proj_weight, self.nhead)
 
     def read(
         self, query_BHTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, seen_BTS: Tensor

@@ -253,7 +253,7 @@ class SummaryMixing(Mixer):
     "SummaryMixing",
     SummaryMixing.capabilities,
     source="arXiv 2307.07421, 2409.07165",
-    variants={
+    forms={
         **{mode: {"mode": mode} for mode in MODES},
         **{f"{FULL}-{kind}": {"summary_statistic": kind} for kind in (WEIGHTED, MEAN_STD)},
     },

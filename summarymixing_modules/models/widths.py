@@ -1,26 +1,35 @@
 """Widths at which models with different mixers have the same number of parameters.
 
-Found by building models without memory (PyTorch's meta device) and bisection. Recipes have the key
-``matched_to``; ``matched_transformer`` is what it reaches.
+A comparison is fair in parameters when a mixer that needs fewer of them gets a wider model. Widths
+are found by building models without memory (PyTorch's meta device) and bisection. Two references:
+
+* ``matched_to`` of a recipe, a mixer at the recipe's width: ``matched_transformer``;
+* the pre-training study of arXiv 2409.02596, whose widths are in ``hparams/matched_sizes.yaml``:
+  ``matched_d_model``.
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from ruamel.yaml import YAML
 from torch import nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import mixer_spec
+from summarymixing_modules.mixers.registry import check_option, near_name
+from summarymixing_modules.models.features.frontend import ConvFrontEnd2d
 from summarymixing_modules.models.transformer_asr import TransformerASR
+from summarymixing_modules.repository import REPOSITORY
 
+TABLE = REPOSITORY / "hparams" / "matched_sizes.yaml"
 # How a model says that a width does not fit it; PyTorch's own attention asserts.
 WIDTH_ERRORS = (ValueError, AssertionError)
 
@@ -51,9 +60,8 @@ class OpenWidthModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        options = mixer_spec(self.attention_type).options
         for option in self.mixer_options:
-            check_known(f"option of {self.attention_type}", option, options)
+            check_option(self.attention_type, option)
         known = set(inspect.signature(TransformerASR).parameters) - {"d_model"}
         for argument in self.arguments:
             check_known("argument of TransformerASR", argument, known)
@@ -69,6 +77,24 @@ class OpenWidthModel:
         if key not in _COUNTS:
             _COUNTS[key] = self._count(d_model)
         return _COUNTS[key]
+
+    def width_as(self, other: OpenWidthModel, d_model: int, multiple_of: int = 2) -> int:
+        """The width at which this model has the parameters of another one, as near as can be.
+
+        Args:
+            other: what to be as large as.
+            d_model: width of the other one.
+            multiple_of: what the width must be a multiple of, beside what the model asks for.
+
+        Raises:
+            InputError: the other one cannot have its width, or no width fits.
+        """
+        try:
+            target = other.parameters(d_model)
+        except WIDTH_ERRORS as error:
+            raise InputError(f"{other.attention_type} at d_model={d_model}: {error}") from error
+        step = _smallest_step(self, d_model, multiple_of)
+        return nearest_width(self.parameters, target, step, d_model)
 
     def _count(self, d_model: int) -> int:
         """All layers have the same size: one is built."""
@@ -93,32 +119,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def match_parameters(build: Callable[[int], nn.Module], target: int, step: int = 2) -> int:
-    """The width whose model has the number of parameters nearest to a target, by bisection.
-
-    Args:
-        build: width → model; the number of parameters must grow with the width.
-        target: number of parameters.
-        step: the width is a multiple of it.
-
-    Returns:
-        the width.
-
-    Raises:
-        InputError: the narrowest model has more than ``target`` already.
-
-    Example:
-        >>> match_parameters(lambda width: nn.Linear(width, width), 1000, step=1)
-        31
-    """
-
-    def count(width: int) -> int:
-        with without_memory():
-            return count_parameters(build(width))
-
-    return _nearest_width(count, target, step, 64 * step)
-
-
 def matched_width(
     attention_type: str,
     reference: str,
@@ -127,7 +127,6 @@ def matched_width(
     output_neurons: int,
     mixer_options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
-    matched: bool = True,
     multiple_of: int = 2,
     **model: Any,
 ) -> int:
@@ -141,7 +140,6 @@ def matched_width(
         output_neurons: of the output layer.
         mixer_options: options of the mixer.
         reference_options: options of the other one.
-        matched: False returns ``reference_d_model``, so that a recipe can have a switch.
         multiple_of: what else the width must be a multiple of; 8 suits half-precision kernels.
         **model: further arguments of ``TransformerASR``, which both models share.
 
@@ -151,62 +149,165 @@ def matched_width(
     Raises:
         InputError: an unknown name, or no width fits.
     """
-    wanted_options, options = dict(mixer_options or {}), dict(reference_options or {})
     sizes: dict[str, Any] = {"input_size": input_size, "output_neurons": output_neurons}
-    wanted = OpenWidthModel(attention_type, wanted_options, **sizes, arguments=model)
-    other = OpenWidthModel(reference, options, **sizes, arguments=model)
-    if not matched or (attention_type, wanted_options) == (reference, options):
+    wanted = OpenWidthModel(attention_type, dict(mixer_options or {}), **sizes, arguments=model)
+    other = OpenWidthModel(reference, dict(reference_options or {}), **sizes, arguments=model)
+    if wanted == other:
         return reference_d_model
-    try:
-        target = other.parameters(reference_d_model)
-    except WIDTH_ERRORS as error:
-        raise InputError(f"{reference} at d_model={reference_d_model}: {error}") from error
-    return solve_width(wanted, target, reference_d_model, multiple_of)
+    return wanted.width_as(other, reference_d_model, multiple_of)
 
 
 def matched_transformer(
-    d_model: int, reference: tuple[str, Mapping[str, Any]] | None, **arguments: Any
+    reference: tuple[str, Mapping[str, Any]] | None, more: Mapping[str, Any], **arguments: Any
 ) -> TransformerASR:
     """A ``TransformerASR``, as wide as gives it the parameters of the same one with another mixer.
 
     Args:
-        d_model: width; with a reference, that of the reference.
         reference: name and options of the other mixer; None = no matching.
-        **arguments: further arguments of ``TransformerASR``.
+        more: further arguments of ``TransformerASR``; ``d_model`` is the width of the reference.
+        **arguments: arguments of ``TransformerASR``.
 
     Raises:
         InputError: an unknown name, or no width fits.
     """
-    if reference is None:
-        return TransformerASR(d_model=d_model, **arguments)
-    model = dict(arguments)
-    width = matched_width(
-        model.pop("attention_type"),
-        reference[0],
-        d_model,
-        model.pop("input_size"),
-        model["tgt_vocab"],
-        model.pop("mixer_options", None),
-        reference[1],
-        **model,
-    )
-    return TransformerASR(d_model=width, **arguments)
+    arguments |= more
+    if reference is not None:
+        name, options = reference
+        arguments["d_model"] = matched_width(
+            reference=name,
+            reference_options=options,
+            reference_d_model=arguments.pop("d_model"),
+            output_neurons=arguments["tgt_vocab"],
+            **arguments,
+        )
+    return TransformerASR(**arguments)
 
 
-def solve_width(model: OpenWidthModel, target: int, near: int, multiple_of: int = 2) -> int:
-    """The width at which a model has the number of parameters nearest to a target.
+@dataclass(frozen=True)
+class PublishedSize:
+    """A model of arXiv 2409.02596.
+
+    Attributes:
+        encoder_module: "conformer" or "branchformer".
+        size: "base" or "large".
+        attention_type: name of the mixer.
+        nhead: heads.
+        d_model: features D.
+        millions: of parameters, as published; None = not published.
+    """
+
+    encoder_module: str
+    size: str
+    attention_type: str
+    nhead: int
+    d_model: int
+    millions: float | None
+
+    @property
+    def model(self) -> OpenWidthModel:
+        """It, without its width."""
+        return study_model(self.attention_type, self.encoder_module, self.size, self.nhead)
+
+
+def matched_d_model(
+    attention_type: str,
+    encoder_module: str = "conformer",
+    size: str = "base",
+    nhead: int | None = None,
+    mixer_options: Mapping[str, Any] | None = None,
+    matched: bool = True,
+    d_model: int | None = None,
+) -> int:
+    """The width of arXiv 2409.02596 for a mixer; solved for where the study has none.
+
+    A published width holds for every setting that gives the mixer as many parameters as the
+    study's. Otherwise the target is the number of parameters of the study's RelPosMHAXL.
 
     Args:
-        model: what to build.
-        target: number of parameters.
-        near: a width to start from.
-        multiple_of: what the width must be a multiple of, beside what the model asks for.
+        attention_type: name of the mixer.
+        encoder_module: "conformer" or "branchformer".
+        size: "base" or "large".
+        nhead: heads; None = the study's 8.
+        mixer_options: options of the mixer that differ from the study's.
+        matched: False returns the width of RelPosMHAXL, so that a recipe can have a switch.
+        d_model: a width that was chosen by hand, and is returned.
+
+    Returns:
+        the width.
 
     Raises:
-        InputError: no width fits.
+        InputError: an unknown name, no width fits, or the table is missing.
     """
-    step = _smallest_step(model, near, multiple_of)
-    return _nearest_width(model.parameters, target, step, near)
+    mixer_spec(attention_type)
+    if d_model is not None:
+        return d_model
+    published = _rows(encoder_module, size)
+    reference = next(row for row in published if row.attention_type == _table()["reference"])
+    if not matched:
+        return reference.d_model
+    wanted = study_model(attention_type, encoder_module, size, nhead, mixer_options)
+    for row in published:
+        if row.attention_type == attention_type:
+            with suppress(*WIDTH_ERRORS):
+                if wanted.parameters(row.d_model) == row.model.parameters(row.d_model):
+                    return row.d_model
+    return wanted.width_as(reference.model, reference.d_model)
+
+
+def study_model(
+    attention_type: str,
+    encoder_module: str = "conformer",
+    size: str = "base",
+    nhead: int | None = None,
+    mixer_options: Mapping[str, Any] | None = None,
+) -> OpenWidthModel:
+    """The pre-training model of arXiv 2409.02596; arguments as in ``matched_d_model``."""
+    table = _table()
+    check_known("size", size, table["num_encoder_layers"])
+    with without_memory():
+        front_end = ConvFrontEnd2d(table["n_mels"], table["cnn_channels"])
+    return OpenWidthModel(
+        attention_type,
+        {**table["mixer_options"].get(attention_type, {}), **(mixer_options or {})},
+        front_end.output_size,
+        table["output_neurons"],
+        count_parameters(front_end),
+        {
+            "encoder_module": encoder_module,
+            "num_encoder_layers": table["num_encoder_layers"][size],
+            "nhead": table["nhead"] if nhead is None else nhead,
+            **{name: table[name] for name in ("kernel_size", "d_ffn", "csgu_linear_units")},
+        },
+    )
+
+
+def published_sizes() -> list[PublishedSize]:
+    """Every model of ``hparams/matched_sizes.yaml``."""
+    table = _table()
+    return [
+        PublishedSize(encoder_module, size, **{"nhead": table["nhead"], **row})
+        for encoder_module, sizes in table["published"].items()
+        for size, rows in sizes.items()
+        for row in rows
+    ]
+
+
+def _rows(encoder_module: str, size: str) -> list[PublishedSize]:
+    rows = published_sizes()
+    check_known("encoder_module", encoder_module, {row.encoder_module for row in rows})
+    rows = [row for row in rows if row.encoder_module == encoder_module]
+    check_known("size", size, {row.size for row in rows})
+    return [row for row in rows if row.size == size]
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    if not TABLE.is_file():
+        raise InputError(
+            f"the table of matched sizes, {TABLE}, is not beside the package: clone the "
+            "repository and install it with `pip install -e .`"
+        )
+    return YAML(typ="safe").load(TABLE.read_text(encoding="utf-8"))
 
 
 def _smallest_step(model: OpenWidthModel, near: int, multiple_of: int) -> int:
@@ -235,7 +336,19 @@ def _smallest_step(model: OpenWidthModel, near: int, multiple_of: int) -> int:
     ) from reason
 
 
-def _nearest_width(count: Callable[[int], int], target: int, step: int, start: int) -> int:
+def nearest_width(count: Callable[[int], int], target: int, step: int, start: int) -> int:
+    """The multiple of a step with the number of parameters nearest to a target, by bisection.
+
+    Args:
+        count: width → number of parameters; it must grow with the width.
+        target: number of parameters.
+        step: of the width.
+        start: a width to start from.
+
+    Raises:
+        InputError: the narrowest model has more than ``target`` already, or the number does not
+            grow.
+    """
     low, high = 0, max(1, start // step)
     while count(high * step) < target:
         low, high = high, 2 * high
@@ -261,11 +374,11 @@ def _default(argument: str) -> int:
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
     """Raises InputError, with the nearest name, for a name that is not known."""
     names = sorted(known)
-    if name in names:
-        return
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise InputError(f"{name!r} is not a known {what}{hint}. Known: {', '.join(names)}.")
+    if name not in names:
+        raise InputError(
+            f"{name!r} is not a known {what}{near_name(str(name), names)}. "
+            f"Known: {', '.join(names)}."
+        )
 
 
 @contextmanager

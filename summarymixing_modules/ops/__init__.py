@@ -1,1 +1,1 @@
-"""The maths under the mixers: each fast path stands beside a naive reference in the same file."""
+"""The maths under the mixers: fast forms, and the naive form of each in ``naive.py``."""

@@ -75,21 +75,3 @@ def dense_hidden_mask(
     if padding_BT is not None:
         hidden_BTT = hidden_BTT | padding_BT[:, None, :]
     return None, hidden_BTT & ~torch.eye(length, dtype=torch.bool, device=device)
-
-
-def naive_attend(
-    query_BHTE: Tensor,
-    key_BHTE: Tensor,
-    value_BHTE: Tensor,
-    padding_BT: Tensor | None,
-    chunks: Chunks | None,
-    scale: float,
-) -> Tensor:
-    """Reference of ``attend``: the whole matrix of scores, masked and normalised by hand."""
-    seen_BTT = visible_TT(query_BHTE.shape[2], chunks, query_BHTE.device)[None]
-    if padding_BT is not None:
-        seen_BTT = seen_BTT & ~padding_BT[:, None, :]
-    scores_BHTT = scale * query_BHTE @ key_BHTE.mT
-    scores_BHTT = scores_BHTT.masked_fill(~seen_BTT[:, None], -torch.inf)
-    weights_BHTT = scores_BHTT.softmax(dim=-1).nan_to_num(0.0)
-    return weights_BHTT @ value_BHTE

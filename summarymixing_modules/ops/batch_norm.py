@@ -137,22 +137,3 @@ def _summed_over_processes(x: Tensor) -> Tensor:
     if _processes() > 1:
         distributed.all_reduce(x)
     return x
-
-
-def naive_batch_norm(
-    x_BTD: Tensor,
-    padding_BT: Tensor | None,
-    weight_D: Tensor,
-    bias_D: Tensor,
-    running_mean_D: Tensor,
-    running_variance_D: Tensor,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Reference of ``batch_norm`` on one process: torch's, of the real frames picked out."""
-    real_BT = torch.ones_like(x_BTD[..., 0], dtype=torch.bool)
-    if padding_BT is not None:
-        real_BT = ~padding_BT
-    running = running_mean_D, running_variance_D
-    y_ND = F.batch_norm(x_BTD[real_BT], *running, weight_D, bias_D, True, momentum, eps)
-    return torch.zeros_like(x_BTD).masked_scatter(real_BT[..., None], y_ND)

@@ -59,6 +59,11 @@ class Chunks:
         return None
 
     @staticmethod
+    def sizes(chunks: Chunks | None) -> tuple[int | None, int | None]:
+        """The two arguments that ask for chunks; ``of`` undone."""
+        return (None, None) if chunks is None else (chunks.size, chunks.left)
+
+    @staticmethod
     def spanning(chunks: Chunks | None, length: int) -> Chunks:
         """Chunks of at most ``length`` frames: full context is one that spans the utterance."""
         return Chunks(length) if chunks is None else replace(chunks, size=min(chunks.size, length))

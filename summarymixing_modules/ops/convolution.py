@@ -8,7 +8,6 @@ Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D channels.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,27 +53,3 @@ def depthwise_conv(
 
 def _convolve(x_BDT: Tensor, weight_D1W: Tensor, bias_D: Tensor | None) -> Tensor:
     return F.conv1d(x_BDT, weight_D1W, bias_D, groups=weight_D1W.shape[0])
-
-
-def naive_depthwise_conv(
-    x_BTD: Tensor,
-    weight_D1W: Tensor,
-    bias_D: Tensor | None,
-    padding_BT: Tensor | None = None,
-    chunk_size: int | None = None,
-    causal: bool = False,
-) -> Tensor:
-    """Reference of ``depthwise_conv``: one output frame at a time, with every tap checked."""
-    x_BTD = masked(x_BTD, padding_BT)
-    length, width = x_BTD.shape[1], weight_D1W.shape[-1]
-    centre = width - 1 if causal else (width - 1) // 2
-    frames_BD = []
-    for t in range(length):
-        last = length if chunk_size is None else (t // chunk_size + 1) * chunk_size
-        total_BD = torch.zeros_like(x_BTD[:, 0])
-        for tap in range(width):
-            i = t + tap - centre
-            if 0 <= i < min(last, length):
-                total_BD = total_BD + x_BTD[:, i] * weight_D1W[:, 0, tap]
-        frames_BD.append(total_BD if bias_D is None else total_BD + bias_D)
-    return torch.stack(frames_BD, dim=1)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, visible_TT
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype
 from summarymixing_modules.ops.precision import full_precision
-from summarymixing_modules.ops.summary import masked, naive_weighted_means
+from summarymixing_modules.ops.summary import masked
 
 SCAN_BLOCK = 64
 
@@ -138,14 +138,3 @@ def divide_by_weight(sums_BTX: Tensor) -> Tensor:
     # A window whose real frames have all faded may leave rounding noise around zero.
     seen_BT1 = weight_BT1 > 1e-6
     return torch.where(seen_BT1, sums_BTD / torch.where(seen_BT1, weight_BT1, 1.0), 0.0)
-
-
-def naive_decayed_means(
-    s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None, decay: float
-) -> Tensor:
-    """Reference of ``decayed_means`` with the dense matrix λ^|t−i|."""
-    length = s_BTD.shape[1]
-    time_T = torch.arange(length, device=s_BTD.device)
-    powers_TT = decay ** (time_T[:, None] - time_T[None, :]).abs().to(s_BTD.dtype)
-    seen_TT = visible_TT(length, chunks, s_BTD.device)
-    return naive_weighted_means(s_BTD, padding_BT, powers_TT * seen_TT)

@@ -241,27 +241,3 @@ def read_key_sums(
     log_BHTM = query_exponents(query_BHTE, omega_ME) + seen.top_BLHM.transpose(1, 2)
     phi_BHTM = query_features(log_BHTM, sums_BHMX[:, :, None, :, -1].detach())
     return normalised(phi_BHTM @ sums_BHMX, dtype)
-
-
-def naive_favor_attend(
-    query_BHTE: Tensor,
-    key_BHTE: Tensor,
-    value_BHTE: Tensor,
-    omega_ME: Tensor,
-    padding_BT: Tensor | None,
-    chunks: Chunks | None,
-) -> Tensor:
-    """Reference of ``favor_attend``: the T×T matrix φ(q)ᵀφ(k), by the formula as it stands."""
-    phi_query, phi_key = (
-        torch.exp(x @ omega_ME.mT - x.square().sum(-1, keepdim=True) / 2)
-        for x in (
-            query_BHTE * query_BHTE.shape[-1] ** -0.25,
-            key_BHTE * key_BHTE.shape[-1] ** -0.25,
-        )
-    )
-    seen_BTT = visible_TT(query_BHTE.shape[2], chunks, omega_ME.device)[None]
-    if padding_BT is not None:
-        seen_BTT = seen_BTT & ~padding_BT[:, None, :]
-    scores_BHTT = (phi_query @ phi_key.mT).masked_fill(~seen_BTT[:, None], 0.0)
-    total_BHT1 = scores_BHTT.sum(dim=-1, keepdim=True)
-    return scores_BHTT @ value_BHTE / torch.where(total_BHT1 > 0, total_BHT1, 1.0)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, visible_TT
-from summarymixing_modules.ops.summary import chunk_sums, masked, naive_means
+from summarymixing_modules.ops.chunks import accumulation_dtype
+from summarymixing_modules.ops.summary import chunk_sums, masked
 
 Merge = Callable[[Tensor, Tensor], Tensor]
 
@@ -162,33 +162,3 @@ def softmax_mean(sums_BCX: Tensor, nhead: int) -> Tensor:
     # The frame with the largest score weighs 1, so only what saw nothing is below it.
     weight_BCN = sums_BCX[..., -2 * nhead : -nhead].clamp(min=1.0)
     return (weighted_BCNI / weight_BCN[..., None]).flatten(-2)
-
-
-def naive_mean_and_deviation(
-    s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks | None
-) -> Tensor:
-    """Reference of the moments: [mean ; deviation] of every frame by a dense T×T×S tensor."""
-    mean_BTS = naive_means(s_BTS, padding_BT, chunks)
-    seen_BTT = _seen_BTT(s_BTS, padding_BT, chunks).to(s_BTS.dtype)
-    squares_BTTS = (s_BTS[:, None] - mean_BTS[:, :, None]).square()
-    count_BT1 = seen_BTT.sum(dim=2)[..., None].clamp(min=1.0)
-    variance_BTS = (seen_BTT[..., None] * squares_BTTS).sum(dim=2) / count_BT1
-    return torch.cat([mean_BTS, variance_BTS.clamp(min=MIN_VARIANCE).sqrt()], dim=-1)
-
-
-def naive_softmax_means(
-    s_BTS: Tensor, scores_BTN: Tensor, padding_BT: Tensor | None, chunks: Chunks | None
-) -> Tensor:
-    """Reference of the softmax sums: one dense softmax over T×T scores per head."""
-    seen_BTT1 = _seen_BTT(s_BTS, padding_BT, chunks)[..., None]
-    scores_BTTN = scores_BTN[:, None].masked_fill(~seen_BTT1, UNSEEN)
-    weights_BTTN = scores_BTTN.softmax(dim=2) * seen_BTT1
-    heads_BTNI = s_BTS.unflatten(-1, (scores_BTN.shape[-1], -1))
-    return torch.einsum("btun,buni->btni", weights_BTTN, heads_BTNI).flatten(2)
-
-
-def _seen_BTT(s_BTS: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
-    """Entry (b, t, i) is True when frame t sees frame i, and i is real."""
-    seen_TT = visible_TT(s_BTS.shape[1], chunks, s_BTS.device)
-    seen_BTT = seen_TT.expand(s_BTS.shape[0], -1, -1)
-    return seen_BTT if padding_BT is None else seen_BTT & ~padding_BT[:, None]

@@ -42,16 +42,3 @@ def cell_weights(
     shared_BPT = (stop_BPT - torch.maximum(start_B1T, border_BP1)).clamp(min=0)
     shared_BPT = shared_BPT.masked_fill(padding_BT[:, None], 0)
     return (shared_BPT.to(accumulation_dtype(dtype)) / total_B11.clamp(min=1)).to(dtype)
-
-
-def naive_cell_means(x_BTD: Tensor, padding_BT: Tensor | None, cells: int) -> Tensor:
-    """Reference: each real frame repeated P times, then cut into P equal parts; returns B, P, D."""
-    means = []
-    for row, x_TD in enumerate(x_BTD):
-        real_ND = x_TD if padding_BT is None else x_TD[~padding_BT[row]]
-        if real_ND.shape[0] == 0:
-            means.append(x_TD.new_zeros(cells, x_TD.shape[1]))
-            continue
-        fine_XD = real_ND.repeat_interleave(cells, dim=0)
-        means.append(fine_XD.unflatten(0, (cells, -1)).mean(dim=1))
-    return torch.stack(means)

@@ -70,28 +70,6 @@ def tiled_scan(
     return y_BTE, last_BNE
 
 
-def naive_selective_scan(
-    x_BTE: Tensor,
-    delta_BTE: Tensor,
-    a_EN: Tensor,
-    b_BTN: Tensor,
-    c_BTN: Tensor,
-    initial_BNE: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Reference of ``tiled_scan``: the recurrence, frame by frame; returns y_BTE and the state."""
-    batch, length, features = x_BTE.shape
-    state_BNE = initial_BNE
-    if state_BNE is None:
-        state_BNE = x_BTE.new_zeros(batch, a_EN.shape[1], features)
-    outputs = []
-    for t in range(length):
-        decay_BNE = torch.exp(delta_BTE[:, t, None] * a_EN.T)
-        input_BNE = (delta_BTE[:, t] * x_BTE[:, t])[:, None] * b_BTN[:, t, :, None]
-        state_BNE = decay_BNE * state_BNE + input_BNE
-        outputs.append((c_BTN[:, t, :, None] * state_BNE).sum(dim=1))
-    return torch.stack(outputs, dim=1), state_BNE
-
-
 def window_states(
     first_BCNE: Tensor, later_BCNE: Tensor, fade_BCNE: Tensor, left_context_size: int
 ) -> Tensor:
@@ -119,20 +97,6 @@ def window_states(
         power_state = power_state + power_gain * _delayed(power_state, power)
         power_gain, power = power_gain * _delayed(power_gain, power), 2 * power
     return _delayed(state + gain * _delayed(first_BCNE, span), 1)
-
-
-def naive_window_states(
-    first_BCNE: Tensor, later_BCNE: Tensor, fade_BCNE: Tensor, left_context_size: int
-) -> Tensor:
-    """Reference of ``window_states``: every window from its start."""
-    states = []
-    for chunk in range(first_BCNE.shape[1]):
-        start = max(0, chunk - left_context_size)
-        state_BNE = first_BCNE[:, start] if chunk else torch.zeros_like(first_BCNE[:, 0])
-        for seen in range(start + 1, chunk):
-            state_BNE = fade_BCNE[:, seen] * state_BNE + later_BCNE[:, seen]
-        states.append(state_BNE)
-    return torch.stack(states, dim=1)
 
 
 def _delayed(x_BCNE: Tensor, chunks: int) -> Tensor:

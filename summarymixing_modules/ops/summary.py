@@ -12,7 +12,6 @@ from summarymixing_modules.ops.chunks import (
     Chunks,
     accumulation_dtype,
     sliding_sum,
-    visible_TT,
 )
 
 
@@ -64,19 +63,3 @@ def chunk_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Ten
 def utterance_mean(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
     """Mean of the real frames, mean_BD; zero where there is none."""
     return chunk_means(x_BTD, padding_BT, Chunks(x_BTD.shape[1])).squeeze(1)
-
-
-def naive_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
-    """Reference of ``chunk_means`` with a dense T×T matrix; returns mean_BTD, one per frame."""
-    weights_TT = visible_TT(s_BTD.shape[1], chunks, s_BTD.device)
-    return naive_weighted_means(s_BTD, padding_BT, weights_TT.to(s_BTD.dtype))
-
-
-def naive_weighted_means(s_BTD: Tensor, padding_BT: Tensor | None, weights_TT: Tensor) -> Tensor:
-    """s̄_t = Σ_i M_ti s_i / Σ_i M_ti with M = ``weights_TT`` without padding, in O(T²)."""
-    weights_BTT = weights_TT.expand(s_BTD.shape[0], -1, -1)
-    if padding_BT is not None:
-        weights_BTT = weights_BTT.masked_fill(padding_BT[:, None, :], 0.0)
-    total_BT1 = weights_BTT.sum(dim=2, keepdim=True)
-    mean_BTD = torch.einsum("bti,bid->btd", weights_BTT, s_BTD)
-    return mean_BTD / torch.where(total_BT1 > 0, total_BT1, 1.0)

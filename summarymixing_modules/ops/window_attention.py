@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from summarymixing_modules.ops.chunks import Chunks, visible_TT
+from summarymixing_modules.ops.chunks import Chunks
 
 MIN_BLOCK = 64
 Shared = tuple[Tensor, Tensor]
@@ -103,30 +103,3 @@ def _visible(
         hidden_BNS = F.pad(padding_BT, reach, value=True).unfold(1, key_S.shape[0], block)
         seen_BNQS = seen_BNQS & ~hidden_BNS[:, :, None]
     return seen_BNQS | (apart_QS == 0)
-
-
-def naive_window_attend(
-    query_BHTE: Tensor,
-    key_BHTE: Tensor,
-    value_BHTE: Tensor,
-    padding_BT: Tensor | None,
-    window: int,
-    chunks: Chunks | None,
-    scale: float,
-    shared: Shared | None = None,
-) -> Tensor:
-    """Reference of ``window_attend``: the whole matrix of scores, masked and normalised by hand.
-
-    Unlike there, ``shared`` is scores (B, H, T, G) and values (B, H, G, E).
-    """
-    length = query_BHTE.shape[2]
-    time_T = torch.arange(length, device=query_BHTE.device)
-    near_TT = (time_T[:, None] - time_T[None, :]).abs() <= window
-    seen_BTT = (near_TT & visible_TT(length, chunks, near_TT.device))[None]
-    if padding_BT is not None:
-        seen_BTT = seen_BTT & ~padding_BT[:, None, :]
-    scores_BHTS = (scale * query_BHTE @ key_BHTE.mT).masked_fill(~seen_BTT[:, None], -torch.inf)
-    if shared is not None:
-        scores_BHTS = torch.cat([scores_BHTS, shared[0]], dim=-1)
-        value_BHTE = torch.cat([value_BHTE, shared[1]], dim=2)
-    return scores_BHTS.softmax(dim=-1).nan_to_num(0.0) @ value_BHTE

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
-from summarymixing_modules.models.ssl.huggingface import HuggingFaceEncoder
+from summarymixing_modules.probing.huggingface import HuggingFaceEncoder
 
 
 class SpeechEncoder(Protocol):

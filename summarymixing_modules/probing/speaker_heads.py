@@ -13,7 +13,7 @@ from speechbrain.lobes.models.Xvector import Xvector
 from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.padding_blind import PaddingBlind
+from summarymixing_modules.probing.padding_blind import PaddingBlind
 
 
 def ecapa_tdnn(input_size: int, channels: Sequence[int], embedding_size: int) -> PaddingBlind:

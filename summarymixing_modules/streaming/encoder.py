@@ -19,14 +19,13 @@ from torch import Tensor
 
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import Chunks, Mixer
+from summarymixing_modules.mixers import Chunks
 from summarymixing_modules.models import CTCModel, TransducerModel
 from summarymixing_modules.models.features.frontend import (
     RUNNING,
     ConvFrontEnd,
     FrontEndState,
     lengths_to_padding,
-    strided_lengths,
 )
 from summarymixing_modules.models.transformer_asr import StreamingContext
 from summarymixing_modules.streaming.features import FeatureState, StreamingFeatures
@@ -160,8 +159,7 @@ class StreamingEncoder:
         features_BTF, features = self.features.step(samples_BL, state.features, final)
         frames_B = self._feature_frames(samples_B)
         x_BTD, frontend = self.frontend.step(features_BTF, state.frontend, frames_B, final)
-        for _ in self.frontend.convs:
-            frames_B = strided_lengths(frames_B, self.frontend.stride)
+        frames_B = self.frontend.lengths(frames_B)
         pending_BTD, frames = torch.cat([state.pending_BTD, x_BTD], dim=1), state.frames
         chunks = []
         while pending_BTD.shape[1] >= (1 if final else self.config.chunk_size):
@@ -236,6 +234,5 @@ def check_streams(encoder: object) -> None:
             f"a {type(encoder).__name__} does not stream: use --encoder_module=conformer, "
             "branchformer or transformer."
         )
-    for module in encoder.modules():
-        if isinstance(module, Mixer):
-            module.require("streaming", "a stream")
+    for mixer in encoder.mixers:
+        mixer.require("streaming", "a stream")

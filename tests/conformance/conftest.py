@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.forms import FORMS, Form
+from summarymixing_modules.mixers import MixerForm
+from tests.conformance.forms import FORMS
 
 
 @pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest) -> Form:
+def form(request: pytest.FixtureRequest) -> MixerForm:
     return FORMS[request.param]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -12,38 +11,25 @@ from torch import Tensor
 
 from summarymixing_modules.mixers import (
     Mixer,
+    MixerForm,
     MixerSize,
     UnsupportedByMixer,
-    build_mixer,
-    mixer_names,
-    mixer_spec,
+    mixer_forms,
 )
 
 D, HEADS = 32, 4
-Form = tuple[str, dict[str, Any]]
-FORMS = {
-    form: (name, dict(options))
-    for name in mixer_names()
-    for form, options in mixer_spec(name).variants.items()
-}
+FORMS = {form.name: form for form in mixer_forms()}
 
 
-def make(form: Form, causal: bool = False, dropout: float = 0.0) -> Mixer:
+def make(form: MixerForm, causal: bool = False, dropout: float = 0.0) -> Mixer:
     """A mixer of one form, in eval mode, with fixed weights."""
     torch.manual_seed(0)
-    name, options = form
-    mixer = build_mixer(name, MixerSize(D, HEADS, 64, dropout, causal=causal), **options)
-    return mixer.eval()
+    return form.build(MixerSize(D, HEADS, 64, dropout, causal=causal)).eval()
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
     """Gaussian numbers, the same in every call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def padding_of(*lengths: int) -> Tensor:
-    """(B, T) mask, True = padded."""
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def grad_of(x_BTD: Tensor) -> Tensor:

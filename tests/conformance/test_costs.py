@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from summarymixing_modules.bench.measure import kept_bytes, peak_bytes
-from summarymixing_modules.mixers import Mixer
-from tests.conformance.forms import FORMS, D, Form, assert_close, make, noise, padding_of
+from summarymixing_modules.mixers import Mixer, MixerForm, mixer_spec
+from tests.conformance.forms import D, assert_close, make, noise
+from tests.tensors import padding_of
 
 CHUNK = (4, 2)
 LENGTHS = (512, 2048)
@@ -26,7 +27,7 @@ def both_passes(run: Callable[[], Tensor]) -> None:
     run().sum().backward()
 
 
-def test_memory_is_linear(form: Form) -> None:
+def test_memory_is_linear(form: MixerForm) -> None:
     """What is kept between the two passes, and the most that is live in them, grow with T."""
     mixer = make(form).train()
     if not mixer.capabilities.linear_time:
@@ -44,7 +45,7 @@ def test_memory_is_linear(form: Form) -> None:
 
 
 @pytest.mark.parametrize("device", ["meta", "cuda"])
-def test_no_tensor_is_made_on_the_cpu(form: Form, device: str) -> None:
+def test_no_tensor_is_made_on_the_cpu(form: MixerForm, device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     mixer = make(form).to(device)
@@ -54,7 +55,7 @@ def test_no_tensor_is_made_on_the_cpu(form: Form, device: str) -> None:
         assert y_BTD.device.type == device and y_BTD.shape == x_BTD.shape
 
 
-def test_compiles_without_graph_breaks(form: Form) -> None:
+def test_compiles_without_graph_breaks(form: MixerForm) -> None:
     """Full context and chunks in one graph; of every mixer's first form the backward pass, too."""
     mixer, padding = make(form), padding_of(12, 7)
     x_BTD = noise(2, 12, D).requires_grad_()
@@ -62,7 +63,7 @@ def test_compiles_without_graph_breaks(form: Form) -> None:
     def both(x_BTD: Tensor) -> Tensor:
         return torch.cat([mixer(x_BTD, padding, *chunk) for chunk in calls(mixer, CHUNK)])
 
-    first = next(one for one in FORMS.values() if one[0] == form[0])
+    first = mixer_spec(form.attention_type).forms[0]
     backend = "aot_eager" if form == first else "eager"
     torch.compiler.reset()
     got = torch.compile(both, backend=backend, fullgraph=True)(x_BTD)

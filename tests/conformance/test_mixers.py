@@ -8,24 +8,28 @@ import io
 import pytest
 import torch
 
-from summarymixing_modules.mixers import MixerSize, UnsupportedByMixer, build_mixer, mixer_spec
+from summarymixing_modules.mixers import (
+    MixerForm,
+    MixerSize,
+    UnsupportedByMixer,
+    mixer_spec,
+)
 from tests.conformance.forms import (
     HEADS,
     D,
-    Form,
     assert_close,
     grad_of,
     make,
     noise,
-    padding_of,
     unless_refused,
 )
+from tests.tensors import padding_of
 
 CHUNKS = [(1, None), (4, None), (4, 0), (4, 2), (5, 1), (64, 1)]
 
 
 @pytest.mark.parametrize("length", [1, 2, 13])
-def test_alone_equals_beside_longer_ones(form: Form, length: int) -> None:
+def test_alone_equals_beside_longer_ones(form: MixerForm, length: int) -> None:
     mixer = make(form)
     x_BTD = noise(3, 29, D)
     alone = x_BTD[:1, :length].clone().requires_grad_()
@@ -46,7 +50,7 @@ def test_alone_equals_beside_longer_ones(form: Form, length: int) -> None:
             assert_close(f"gradient of weight {index}", *pair, tolerance=1e-4)
 
 
-def test_content_of_padding_does_not_matter(form: Form) -> None:
+def test_content_of_padding_does_not_matter(form: MixerForm) -> None:
     mixer, padding = make(form), padding_of(9, 17)
     x_BTD = noise(2, 17, D)
     loud = x_BTD.clone()
@@ -55,7 +59,7 @@ def test_content_of_padding_does_not_matter(form: Form) -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
-def test_fully_padded_row_stays_finite(form: Form, chunk_size: int | None) -> None:
+def test_fully_padded_row_stays_finite(form: MixerForm, chunk_size: int | None) -> None:
     mixer = make(form)
     x_BTD = noise(2, 11, D).requires_grad_()
     if chunk_size and not mixer.capabilities.chunked:
@@ -69,7 +73,7 @@ def test_fully_padded_row_stays_finite(form: Form, chunk_size: int | None) -> No
 
 @pytest.mark.parametrize(("chunk_size", "left"), CHUNKS)
 def test_chunk_equals_full_context_on_what_it_sees(
-    form: Form, chunk_size: int, left: int | None
+    form: MixerForm, chunk_size: int, left: int | None
 ) -> None:
     """The definition of chunk masks: each chunk, computed on the frames that it may see."""
     mixer, lengths = make(form), (23, 14)
@@ -86,7 +90,7 @@ def test_chunk_equals_full_context_on_what_it_sees(
 
 @pytest.mark.parametrize(("chunk_size", "left"), [(4, None), (4, 1), (1, None)])
 def test_gradient_never_leaves_the_visible_frames(
-    form: Form, chunk_size: int, left: int | None
+    form: MixerForm, chunk_size: int, left: int | None
 ) -> None:
     mixer = make(form)
     x_BTD = noise(1, 19, D).requires_grad_()
@@ -101,7 +105,7 @@ def test_gradient_never_leaves_the_visible_frames(
         assert touched[t]
 
 
-def test_causal_by_gradient(form: Form) -> None:
+def test_causal_by_gradient(form: MixerForm) -> None:
     if not make(form).capabilities.causal:
         with pytest.raises(UnsupportedByMixer, match="Mixers that can: .+"):
             make(form, causal=True)
@@ -117,7 +121,7 @@ def test_causal_by_gradient(form: Form) -> None:
         mixer(x_BTD, None, 8)
 
 
-def test_sees_the_future_when_bidirectional(form: Form) -> None:
+def test_sees_the_future_when_bidirectional(form: MixerForm) -> None:
     mixer = make(form)
     x_BTD = noise(1, 11, D).requires_grad_()
     (grad,) = torch.autograd.grad(mixer(x_BTD)[0, 2] @ noise(D, seed=3), x_BTD)
@@ -126,7 +130,7 @@ def test_sees_the_future_when_bidirectional(form: Form) -> None:
 
 
 @pytest.mark.parametrize("chunk", [(None, None), (4, 2)])
-def test_bfloat16_against_float32(form: Form, chunk: tuple[int | None, int | None]) -> None:
+def test_bfloat16_against_float32(form: MixerForm, chunk: tuple[int | None, int | None]) -> None:
     """Within 1 %, under autocast and as a layer in bfloat16, also far from the first frame."""
     mixer, padding = make(form), padding_of(600, 375)
     if chunk[0] and not mixer.capabilities.chunked:
@@ -146,14 +150,13 @@ def test_bfloat16_against_float32(form: Form, chunk: tuple[int | None, int | Non
     assert grad_of(x_half).isfinite().all()
 
 
-def test_state_dict_round_trip(form: Form) -> None:
+def test_state_dict_round_trip(form: MixerForm) -> None:
     mixer, x_BTD = make(form), noise(2, 9, D)
     buffer = io.BytesIO()
     torch.save(mixer.state_dict(), buffer)
     buffer.seek(0)
     torch.manual_seed(99)
-    name, options = form
-    other = build_mixer(name, MixerSize(D, HEADS, 64), **options).eval()
+    other = form.build(MixerSize(D, HEADS, 64)).eval()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -161,20 +164,21 @@ def test_state_dict_round_trip(form: Form) -> None:
     assert torch.equal(mixer(x_BTD), other(x_BTD))
 
 
-def test_declares_what_the_registry_says(form: Form) -> None:
-    name, options = form
-    assert set(options) <= set(mixer_spec(name).options)
-    assert make(form).capabilities.positions == mixer_spec(name).capabilities.positions
+def test_declares_what_the_registry_says(form: MixerForm) -> None:
+    spec = mixer_spec(form.attention_type)
+    assert set(form.options) <= set(spec.options)
+    assert make(form).capabilities.positions == spec.capabilities.positions
+    assert make(form).capabilities == form.capabilities
 
 
-def test_dropout_acts_in_training_only(form: Form) -> None:
+def test_dropout_acts_in_training_only(form: MixerForm) -> None:
     mixer, x_BTD = make(form, dropout=0.5), noise(2, 9, D)
     assert torch.equal(mixer(x_BTD), mixer(x_BTD))
     mixer.train()(x_BTD).sum().backward()
     assert all(p.grad is not None for p in mixer.parameters()), "a parameter takes no part"
 
 
-def test_shapes_that_do_not_fit_are_refused(form: Form) -> None:
+def test_shapes_that_do_not_fit_are_refused(form: MixerForm) -> None:
     mixer, x_BTD = make(form), noise(2, 5, D)
     with pytest.raises(ValueError, match="got no frames"):
         mixer(x_BTD[:, :0])

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from summarymixing_modules.mixers import Mixer, UnsupportedByMixer
+from summarymixing_modules.mixers import Mixer, MixerForm, UnsupportedByMixer
 from summarymixing_modules.streaming import state_bytes
-from tests.conformance.forms import D, Form, assert_close, make, noise, padding_of, unless_refused
+from tests.conformance.forms import D, assert_close, make, noise, unless_refused
+from tests.tensors import padding_of
 
 
-def streaming(form: Form, causal: bool = False) -> Mixer:
+def streaming(form: MixerForm, causal: bool = False) -> Mixer:
     """A mixer that streams; the test ends where there is none."""
     mixer = make(form)
     if not mixer.capabilities.streaming or (causal and not mixer.capabilities.causal):
@@ -41,7 +42,7 @@ def sizes_of(length: int, chunk_size: int) -> list[int]:
 
 @pytest.mark.parametrize(("chunk_size", "left"), [(1, None), (4, None), (4, 0), (4, 2), (9, 1)])
 @torch.no_grad()
-def test_streaming_equals_offline(form: Form, chunk_size: int, left: int | None) -> None:
+def test_streaming_equals_offline(form: MixerForm, chunk_size: int, left: int | None) -> None:
     """Ragged last chunk, and two streams of different lengths."""
     mixer, x_BTD, padding = make(form), noise(2, 22, D), padding_of(22, 15)
     with unless_refused(mixer, "streaming"):
@@ -54,7 +55,7 @@ def test_streaming_equals_offline(form: Form, chunk_size: int, left: int | None)
 @pytest.mark.parametrize(("sizes", "left"), [([8, 1, 6, 7], None), ([1] * 22, 3), ([22], 2)])
 @torch.no_grad()
 def test_causal_streams_take_any_number_of_frames(
-    form: Form, sizes: list[int], left: int | None
+    form: MixerForm, sizes: list[int], left: int | None
 ) -> None:
     mixer, x_BTD, padding = streaming(form, causal=True), noise(2, 22, D), padding_of(22, 15)
     want = mixer(x_BTD, padding, None if left is None else 1, left)
@@ -63,7 +64,7 @@ def test_causal_streams_take_any_number_of_frames(
 
 
 @torch.no_grad()
-def test_bfloat16_streams(form: Form) -> None:
+def test_bfloat16_streams(form: MixerForm) -> None:
     """Under autocast as near to float32 as the forward pass, however long the stream."""
     mixer, x_BTD, padding = streaming(form), noise(2, 600, D), padding_of(600, 375)
     for left in (None, 2):
@@ -74,7 +75,7 @@ def test_bfloat16_streams(form: Form) -> None:
 
 
 @torch.no_grad()
-def test_a_step_does_not_change_its_state(form: Form) -> None:
+def test_a_step_does_not_change_its_state(form: MixerForm) -> None:
     mixer, x_BTD = streaming(form), noise(2, 8, D)
     for left in (None, 1):
         _, state = mixer.step(x_BTD[:, :4], mixer.initial_state(2, left))
@@ -84,7 +85,7 @@ def test_a_step_does_not_change_its_state(form: Form) -> None:
 
 
 @torch.no_grad()
-def test_state_does_not_grow(form: Form) -> None:
+def test_state_does_not_grow(form: MixerForm) -> None:
     """That of a linear mixer never, that of any other not with a limited left context."""
     mixer = streaming(form)
     for left in (None, 2) if mixer.capabilities.linear_time else (2,):
@@ -109,7 +110,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_a_step_never_takes_the_square_of_the_past(form: Form) -> None:
+def test_a_step_never_takes_the_square_of_the_past(form: MixerForm) -> None:
     """All the past visible: frames of the chunk times frames seen, for attention of any kind."""
     mixer, largest = streaming(form), []
     for past in (128, 512):
@@ -120,7 +121,7 @@ def test_a_step_never_takes_the_square_of_the_past(form: Form) -> None:
     assert largest[1] <= 4.4 * largest[0], largest
 
 
-def test_what_does_not_fit_the_stream_is_refused(form: Form) -> None:
+def test_what_does_not_fit_the_stream_is_refused(form: MixerForm) -> None:
     mixer, x_BTD = streaming(form), noise(2, 9, D)
     state = mixer.initial_state(2)
     with pytest.raises(ValueError, match="got no frames"):
@@ -145,7 +146,7 @@ def test_what_does_not_fit_the_stream_is_refused(form: Form) -> None:
         mixer.step(x_BTD[:, :4], state)
 
 
-def test_a_mixer_that_does_not_stream_says_so(form: Form) -> None:
+def test_a_mixer_that_does_not_stream_says_so(form: MixerForm) -> None:
     mixer = make(form)
     if mixer.capabilities.streaming:
         pytest.skip("it streams")

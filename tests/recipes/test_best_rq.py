@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.sizes import published_sizes
+from summarymixing_modules.models.widths import published_sizes
 from tests.recipes.tiny import built
 
 ROOT = Path(__file__).resolve().parents[2]

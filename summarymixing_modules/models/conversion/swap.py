@@ -14,8 +14,9 @@ from torch import nn
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer, build_mixer, mixer_spec
-from summarymixing_modules.mixers.adapter import HostAdapter
-from summarymixing_modules.models.conversion.mixer_hosts import SLOTS, MixerHost, find_hosts
+from summarymixing_modules.models.conversion.host_adapter import HostAdapter
+from summarymixing_modules.models.conversion.mixer_hosts import MixerHost, find_hosts
+from summarymixing_modules.models.widths import count_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def swap_mixer(
         )
     hosts = _chosen(find_hosts(model), layers)
     mixers = [_build(host, attention_type, nhead, options) for host in hosts]
-    before = _count(model)
+    before = count_parameters(model)
     swapped = tuple(_install(host, mixer) for host, mixer in zip(hosts, mixers, strict=True))
     changed = {id(host.layer) for host in hosts}
     for host in hosts:
@@ -135,7 +136,7 @@ def swap_mixer(
     notes = _missing_positions(hosts, attention_type)
     for note in notes:
         logger.warning(note)
-    return SwapReport(attention_type, options, swapped, before, _count(model), notes)
+    return SwapReport(attention_type, options, swapped, before, count_parameters(model), notes)
 
 
 def _chosen(hosts: list[MixerHost], layers: Iterable[int] | None) -> list[MixerHost]:
@@ -171,8 +172,8 @@ def _install(host: MixerHost, mixer: Mixer) -> SwappedLayer:
         mixer=host.mixer_path,
         before=type(inner).__name__,
         after=type(mixer).__name__,
-        parameters_before=_count(inner),
-        parameters_after=_count(mixer),
+        parameters_before=count_parameters(inner),
+        parameters_after=count_parameters(mixer),
     )
 
 
@@ -194,10 +195,7 @@ def _tell_encoder(encoder: nn.Module, changed: set[int], attention_type: str) ->
 def _set_positions(encoder: MixerEncoder) -> None:
     """Relative embeddings are made by the encoder where all layers read them, else by the mixers
     that do: the others refuse them."""
-    kinds = set()
-    for layer in encoder.layers:
-        slot = next(slot for kind, slot in SLOTS.items() if isinstance(layer, kind))
-        kinds.add(getattr(layer, slot).capabilities.positions)
+    kinds = {mixer.capabilities.positions for mixer in encoder.mixers}
     encoder.positions = kinds.pop() if len(kinds) == 1 else "none"
     if encoder.positions != "relative":
         encoder._modules.pop("relative_positions", None)
@@ -229,7 +227,3 @@ def _missing_positions(hosts: list[MixerHost], attention_type: str) -> tuple[str
 def _is_transformer(host: MixerHost) -> bool:
     """The layer has no convolution."""
     return isinstance(host.layer, TransformerEncoderLayer)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from summarymixing_modules.ops.chunks import accumulation_dtype
 from summarymixing_modules.ops.precision import full_precision
@@ -81,22 +81,6 @@ def contrastive_logits(
     same_BNK = take(codes_BN, negatives_BNK) == codes_BN[..., None]
     others_BNK = logits_BNN.gather(2, negatives_BNK).masked_fill(same_BNK, -torch.inf)
     return torch.cat([logits_BNN.diagonal(dim1=1, dim2=2)[..., None], others_BNK], dim=2)
-
-
-def naive_contrastive_logits(
-    predicted_BND: Tensor,
-    targets_BND: Tensor,
-    codes_BN: Tensor,
-    negatives_BNK: Tensor,
-    temperature: float,
-) -> Tensor:
-    """Reference of `contrastive_logits`: every negative's vector is written out."""
-    rows_B11 = torch.arange(len(codes_BN), device=codes_BN.device)[:, None, None]
-    candidates_BNKD = torch.cat([targets_BND[:, :, None], targets_BND[rows_B11, negatives_BNK]], 2)
-    logits_BNK = cosine_similarity(predicted_BND[:, :, None], candidates_BNKD, dim=-1) / temperature
-    same_BNK = codes_BN[rows_B11, negatives_BNK] == codes_BN[..., None]
-    same_BNK = torch.nn.functional.pad(same_BNK, (1, 0))  # the target itself stays
-    return logits_BNK.masked_fill(same_BNK, -torch.inf)
 
 
 def distinct_candidates(codes_BN: Tensor, negatives_BNK: Tensor) -> Tensor:

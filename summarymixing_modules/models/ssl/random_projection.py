@@ -40,17 +40,3 @@ def random_projection_codes(
         rows = ROWS_CPU if features_MF.device.type == "cpu" else ROWS
         blocks = [(block @ codes_QKV).argmax(dim=-1) for block in unit_QMK.split(rows, dim=1)]
     return torch.cat(blocks, dim=1).mT
-
-
-def naive_random_projection_codes(
-    features_MF: Tensor, projection_QFK: Tensor, codebook_QVK: Tensor
-) -> Tensor:
-    """As ``random_projection_codes``, by the distances to all codes, in float64."""
-    columns = []
-    for projection_FK, codebook_VK in zip(
-        projection_QFK.double(), codebook_QVK.double(), strict=True
-    ):
-        unit_MK = normalize(features_MF.double() @ projection_FK, dim=-1)
-        distances_MV = (unit_MK[:, None] - codebook_VK[None]).norm(dim=-1)
-        columns.append(distances_MV.argmin(dim=-1))
-    return torch.stack(columns, dim=-1)

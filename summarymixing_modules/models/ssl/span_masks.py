@@ -74,21 +74,6 @@ def span_masks(
     return hidden_BT | _least(fill_BT, free_BT, spans_B * span - hidden_BT.sum(1))
 
 
-def naive_span_mask(
-    length: int, spans: int, span: int, starts_T: Tensor, fill_T: Tensor
-) -> list[bool]:
-    """Reference of `span_masks` for one utterance, frame by frame."""
-    hidden = [False] * len(starts_T)
-    starts = sorted(range(length - span + 1), key=lambda t: float(starts_T[t]))
-    for start in starts[:spans]:
-        for frame in range(start, start + span):
-            hidden[frame] = True
-    for frame in sorted(range(length), key=lambda t: float(fill_T[t])):
-        if sum(hidden) < spans * span:
-            hidden[frame] = True
-    return hidden
-
-
 def _least(scores_BT: Tensor, allowed_BT: Tensor, counts_B: Tensor) -> Tensor:
     """Marks the ``counts_B`` smallest scores of each row among those that are allowed."""
     order_BT = scores_BT.masked_fill(~allowed_BT, 2.0).argsort(dim=1)

@@ -11,13 +11,14 @@ import torch
 from speechbrain.lobes.models.ContextNet import ContextNet as StockContextNet
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from summarymixing_modules.encoders import ContextNet, ContextNetEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
 from summarymixing_modules.training.statistics import MovingStatistics
+from tests.tensors import padding_of
 
 F, D = 12, 16
 SMALL: dict[str, Any] = {"conv_channels": [8, 10], "num_blocks": 2, "num_layers": 2, "inner_dim": 3}
@@ -41,10 +42,6 @@ def make(strides: tuple[int, int] = (1, 1), kernel_size: int = 3) -> ContextNet:
     network = ContextNet(F, D, kernel_size=kernel_size, strides=strides, dropout=0.0, **SMALL)
     trained(network)
     return network
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])

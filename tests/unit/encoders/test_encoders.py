@@ -18,9 +18,12 @@ from summarymixing_modules.encoders import (
 )
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.mixers import UnsupportedByMixer, build_mixer, mixer_names, mixer_spec
-from summarymixing_modules.mixers.registry import MixerSize
+from summarymixing_modules.mixers import (
+    UnsupportedByMixer,
+    mixer_forms,
+)
 from summarymixing_modules.models.asr.summary_decoder import MixerDecoder
+from tests.tensors import padding_of
 
 D = 32
 KINDS: dict[str, Callable[..., MixerEncoder]] = {
@@ -30,15 +33,8 @@ KINDS: dict[str, Callable[..., MixerEncoder]] = {
     ),
     "transformer": lambda **options: TransformerEncoder(2, 4, 64, D, **options),
 }
-FORMS = {
-    form: (name, dict(options))
-    for name in mixer_names()
-    for form, options in mixer_spec(name).variants.items()
-}
-CAPABILITIES = {
-    form: build_mixer(name, MixerSize(D, 4, 64), **options).capabilities
-    for form, (name, options) in FORMS.items()
-}
+FORMS = {form.name: (form.attention_type, dict(form.options)) for form in mixer_forms()}
+CAPABILITIES = {form.name: form.capabilities for form in mixer_forms()}
 STREAMING = [form for form in FORMS if CAPABILITIES[form].streaming]
 # The mixer decides what it remembers: encoders are tested at length with a few of them.
 FEW = ["SummaryMixing", "RoPEMHA", "hypermixing"]
@@ -48,10 +44,6 @@ def make(kind: str, form: str = "SummaryMixing", **options: Any) -> MixerEncoder
     torch.manual_seed(0)
     name, of_the_form = FORMS.get(form, (form, {}))
     return KINDS[kind](attention_type=name, **of_the_form, **options).eval()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def assert_same_alone_and_beside(

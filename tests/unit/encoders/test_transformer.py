@@ -8,11 +8,12 @@ import pytest
 import torch
 from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder as StockEncoder
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch import Tensor, nn
+from torch import nn
 
 from summarymixing_modules.encoders import TransformerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import TransformerASR
+from tests.tensors import padding_of
 
 D = 32
 
@@ -20,10 +21,6 @@ D = 32
 def make(name: str, num_layers: int = 2, **options: Any) -> TransformerEncoder:
     torch.manual_seed(0)
     return TransformerEncoder(num_layers, 4, 64, D, attention_type=name, **options).eval()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("normalize_before", [True, False])

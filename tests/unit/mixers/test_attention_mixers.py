@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from speechbrain.nnet import attention as stock
-from torch import Tensor
 
 from summarymixing_modules.mixers import MixerSize, build_mixer
 from summarymixing_modules.mixers.adapter import MixerAdapter
@@ -13,12 +12,9 @@ from summarymixing_modules.mixers.attention_cache import AttentionCache
 from summarymixing_modules.mixers.rope_mha import RoPEMHA
 from summarymixing_modules.ops.chunks import Chunks
 from summarymixing_modules.ops.rope import rotate
+from tests.tensors import padding_of
 
 D, HEADS = 32, 4
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def test_rope_is_speechbrains_with_its_weights() -> None:

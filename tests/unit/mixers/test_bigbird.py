@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 
 from summarymixing_modules.mixers import BigBird, UnsupportedByMixer
-from summarymixing_modules.ops.block_sparse import (
-    DRAWS,
-    naive_block_sparse_attend,
-    naive_key_blocks,
-)
-from summarymixing_modules.ops.rope import rotate
+from summarymixing_modules.mixers.naive import naive_bigbird
+from summarymixing_modules.ops.block_sparse import DRAWS
+from summarymixing_modules.ops.naive import naive_key_blocks
+from tests import tensors
+from tests.tensors import padding_of
 
+relative_error = partial(tensors.relative_error, floor=1e-2)
 D, HEADS = 16, 2
 PATTERNS = [(4, 1, 1, 1), (4, 1, 2, 3), (3, 0, 0, 2), (5, 2, 1, 0), (1, 1, 1, 2), (16, 1, 2, 3)]
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    """Of norms; a gradient that should vanish may be rounding noise."""
-    assert got is not None and want is not None
-    difference = got.detach().double() - want.detach()
-    return float(difference.norm() / want.detach().norm().clamp(min=1e-2))
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
-
-
-def naive_bigbird(mixer: BigBird, x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
-    query, key, value = mixer.projections(x_BTD)
-    y_BHTE = naive_block_sparse_attend(
-        rotate(query),
-        rotate(key),
-        value,
-        padding_BT,
-        mixer.draws_PV,
-        mixer.block_size,
-        mixer.window_blocks,
-        mixer.global_blocks,
-        mixer.scale,
-    )
-    return mixer.projections.output(y_BHTE)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

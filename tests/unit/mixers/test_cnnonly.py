@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch import Tensor, nn
+from torch import nn
 
 from summarymixing_modules.encoders import (
     BranchformerEncoder,
@@ -14,13 +14,11 @@ from summarymixing_modules.encoders import (
     ConformerEncoderLayer,
 )
 from summarymixing_modules.encoders.base import MixerEncoder
-from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_spec
+from summarymixing_modules.encoders.layer import Utterances
+from summarymixing_modules.mixers import MixerSize, build_mixer, mixer_forms, mixer_spec
+from tests.tensors import padding_of
 
 D = 16
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def parameters_of(module: nn.Module) -> int:
@@ -56,7 +54,7 @@ def test_branchformer_layer_is_x_plus_cgmlp() -> None:
     torch.manual_seed(0)
     layer = BranchformerEncoderLayer(D, 2, 7, attention_type="cnnonly", csgu_linear_units=32)
     x_BTD, padding = torch.randn(2, 9, D), padding_of(9, 5)
-    want = x_BTD + layer.convolution_branch(layer.norm_conv(x_BTD), padding)
+    want = x_BTD + layer.convolution_branch(layer.norm_conv(x_BTD), Utterances(padding))
     assert torch.equal(layer(x_BTD, src_key_padding_mask=padding)[0], want)
     assert not hasattr(layer, "merge_proj") and not hasattr(layer, "norm_mhsa")
 
@@ -66,7 +64,7 @@ def test_conformer_layer_skips_the_mixer() -> None:
     layer = ConformerEncoderLayer(D, 32, 2, 7, attention_type="cnnonly")
     x_BTD = torch.randn(2, 9, D)
     want = x_BTD + 0.5 * layer.ffn_module1(x_BTD)
-    want = want + layer.convolution_module(want)
+    want = want + layer.convolution_module(want, Utterances())
     want = layer.norm2(want + 0.5 * layer.ffn_module2(want))
     assert torch.equal(layer(x_BTD)[0], want)
 
@@ -121,5 +119,5 @@ def test_adds_nothing_to_a_host_that_does_not_ask() -> None:
 def test_says_that_it_does_not_mix() -> None:
     """Its spec has no form, so no promise of a mixer is tested on it, and nothing is timed."""
     assert not mixer_spec("cnnonly").capabilities.mixes
-    assert dict(mixer_spec("cnnonly").variants) == {}
+    assert "cnnonly" not in {form.attention_type for form in mixer_forms()}
     assert mixer_spec("SummaryMixing").capabilities.mixes

@@ -6,22 +6,14 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from summarymixing_modules.encoders import ConformerEncoder
 from summarymixing_modules.mixers import Fastformer, UnsupportedByMixer
-from summarymixing_modules.mixers.fastformer import naive_fastformer
+from summarymixing_modules.mixers.naive import naive_fastformer
+from tests.tensors import padding_of, relative_error
 
 D = 24
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    assert got is not None and want is not None
-    return ((got.double() - want).norm() / want.norm().clamp(min=1e-12)).item()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def sharpened(nhead: int) -> Fastformer:

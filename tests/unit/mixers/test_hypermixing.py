@@ -12,21 +12,13 @@ from torch import Tensor
 from summarymixing_modules.encoders import ConformerEncoder
 from summarymixing_modules.mixers import HyperMixing, MixerSize, build_mixer
 from summarymixing_modules.mixers.hypermixing import HyperNetwork, HyperState
-from summarymixing_modules.mixers.hypermixing_naive import naive_hyper_mixing
+from summarymixing_modules.mixers.naive import naive_hyper_mixing
 from summarymixing_modules.ops import hypermixing as ops
+from tests.tensors import padding_of, relative_error
 
 D, MIXING = 24, 40
 FORMS = [(1, False), (1, True), (4, False), (4, True)]
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (5, 1), (16, 3), (500, 1)]
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    assert got is not None and want is not None
-    return ((got.double() - want).norm() / want.norm().clamp(min=1e-12)).item()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def assert_equals_the_textbook(

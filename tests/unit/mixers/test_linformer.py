@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from summarymixing_modules.mixers import Linformer, UnsupportedByMixer
-from summarymixing_modules.mixers.linformer import naive_linformer
-from summarymixing_modules.ops.resample import cell_weights, naive_cell_means
+from summarymixing_modules.mixers.naive import naive_linformer
+from summarymixing_modules.ops.naive import naive_cell_means
+from summarymixing_modules.ops.resample import cell_weights
+from tests import tensors
+from tests.tensors import padding_of
 
+relative_error = partial(tensors.relative_error, floor=1e-2)
 D, HEADS = 16, 2
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    """Of norms; a gradient that should vanish may be rounding noise."""
-    assert got is not None and want is not None
-    difference = got.detach().double() - want.detach()
-    return float(difference.norm() / want.detach().norm().clamp(min=1e-2))
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,21 +17,13 @@ from summarymixing_modules.mixers import (
     UnsupportedByMixer,
     localattention,
 )
-from summarymixing_modules.mixers.localattention import naive_local_attention
+from summarymixing_modules.mixers.naive import naive_local_attention
+from tests import tensors
+from tests.tensors import padding_of
 
+relative_error = partial(tensors.relative_error, floor=1e-2)
 D, HEADS = 16, 2
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (5, 1), (70, 1), (500, 1)]
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    """Of norms; a gradient that should vanish may be rounding noise."""
-    assert got is not None and want is not None
-    difference = got.detach().double() - want.detach()
-    return float(difference.norm() / want.detach().norm().clamp(min=1e-2))
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def assert_equal_to_the_matrix(
@@ -129,7 +122,7 @@ def test_stream_of_uneven_chunks_keeps_a_window(window: int) -> None:
         y_BTD, state = mixer.step(part, state)
         outputs.append(y_BTD)
         memory = state.memory
-        assert memory.key_BWHE.shape[1] == memory.hidden_BW.shape[1] == window
+        assert memory.frames[0].shape[1] == memory.padding_BS.shape[1] == window
     torch.testing.assert_close(torch.cat(outputs, 1), mixer(x_BTD, None, 7))
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from summarymixing_modules.encoders.conformer import ConformerEncoder
 from summarymixing_modules.mixers import Mamba, MixerSize, UnsupportedByMixer, build_mixer
-from summarymixing_modules.mixers.mamba import MambaDirection
-from summarymixing_modules.ops.selective_scan import naive_selective_scan
+from summarymixing_modules.mixers.naive import naive_mamba
+from tests.tensors import padding_of
 
 D = 12
 
@@ -21,37 +21,6 @@ D = 12
 def make(bidirectional: bool = True, **options: int) -> Mamba:
     torch.manual_seed(0)
     return Mamba(D, bidirectional, **options)
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
-
-
-def naive_direction(direction: MambaDirection, x_BTD: Tensor) -> Tensor:
-    """The equations of the paper, without padding."""
-    x_BTE, z_BTE = F.linear(x_BTD, direction.in_proj.weight).chunk(2, dim=-1)
-    taps = direction.conv1d.kernel_size[0]
-    windows_BTEW = F.pad(x_BTE, (0, 0, taps - 1, 0)).unfold(1, taps, 1)
-    x_BTE = (windows_BTEW * direction.conv1d.weight[:, 0]).sum(dim=-1)
-    x_BTE = F.silu(x_BTE + direction.conv1d.bias)
-    rank, n = direction.dt_rank, direction.d_state
-    selected = x_BTE @ direction.x_proj.weight.T
-    delta_BTE = F.softplus(direction.dt_proj(selected[..., :rank]))
-    b_BTN, c_BTN = selected[..., rank : rank + n], selected[..., rank + n :]
-    y_BTE, _ = naive_selective_scan(x_BTE, delta_BTE, -direction.A_log.exp(), b_BTN, c_BTN)
-    return F.linear((y_BTE + direction.D * x_BTE) * F.silu(z_BTE), direction.out_proj.weight)
-
-
-def naive_mamba(mixer: Mamba, x_BTD: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Every utterance alone and cut to its length; zeros at padding."""
-    outputs = []
-    for row, length in enumerate(lengths):
-        x_1TD = x_BTD[row : row + 1, :length]
-        y_1TD = naive_direction(mixer.left_to_right, x_1TD)
-        if mixer.right_to_left is not None:
-            y_1TD = y_1TD + naive_direction(mixer.right_to_left, x_1TD.flip(1)).flip(1)
-        outputs.append(F.pad(y_1TD[0], (0, 0, 0, x_BTD.shape[1] - length)))
-    return torch.stack(outputs)
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -70,7 +39,7 @@ def test_output_and_gradients_equal_the_equations(
     wave = torch.linspace(0, 9, x_BTD.numel()).sin().view_as(x_BTD)
     padding = padding_of(*lengths)
     leaf, leaf_twin = x_BTD.clone().requires_grad_(), x_BTD.double().requires_grad_()
-    y_BTD, want_BTD = mixer(leaf, padding), naive_mamba(twin, leaf_twin, lengths)
+    y_BTD, want_BTD = mixer(leaf, padding), naive_mamba(twin, leaf_twin, padding)
     (y_BTD * wave).masked_fill(padding[..., None], 0.0).sum().backward()
     (want_BTD * wave.double()).sum().backward()
     assert error(y_BTD[~padding], want_BTD[~padding]) < 1e-5
@@ -84,15 +53,10 @@ def test_output_and_gradients_equal_the_equations(
 def test_gradients_under_chunks_equal_windows(chunk_size: int, left: int) -> None:
     """Also chunks that are shorter than the reach of the convolution."""
     mixer = make().double()
-    lengths, padding = (14, 9), padding_of(14, 9)
+    padding = padding_of(14, 9)
     x_BTD = torch.randn(2, 14, D, dtype=torch.float64, requires_grad=True)
     wave = torch.linspace(0, 9, x_BTD.numel()).sin().view_as(x_BTD).double()
-    want = torch.zeros_like(x_BTD)
-    for row, length in enumerate(lengths):
-        for start in range(0, length, chunk_size):
-            first, stop = max(0, start - left * chunk_size), min(start + chunk_size, length)
-            part = naive_mamba(mixer, x_BTD[row : row + 1, first:stop], (stop - first,))
-            want[row, start:stop] = part[0, start - first :]
+    want = naive_mamba(mixer, x_BTD, padding, chunk_size, left)
     got = mixer(x_BTD, padding, chunk_size, left).masked_fill(padding[..., None], 0.0)
     inputs = [x_BTD, *mixer.parameters()]
     grads = torch.autograd.grad((got * wave).sum(), inputs)
@@ -106,7 +70,7 @@ def test_gradients_under_chunks_equal_windows(chunk_size: int, left: int) -> Non
 def test_options_change_sizes_and_steps_still_equal_forward(options: dict[str, int]) -> None:
     mixer = make(bidirectional=False, **options)
     x_BTD = torch.randn(2, 23, D)
-    assert error(mixer(x_BTD), naive_mamba(mixer, x_BTD, (23, 23)).double()) < 1e-5
+    assert error(mixer(x_BTD), naive_mamba(mixer, x_BTD).double()) < 1e-5
     state, parts = mixer.initial_state(2), []
     for part in x_BTD.split([1, 3, 12, 2, 5], dim=1):
         y_BTD, state = mixer.step(part, state)

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from summarymixing_modules.mixers import Chunks, MixerSize, Performer, build_mixer
+from summarymixing_modules.mixers.naive import naive_performer
 from summarymixing_modules.ops.favor import (
     chunk_key_sums,
     favor_attend,
     favor_step,
-    naive_favor_attend,
     orthogonal_features,
 )
+from summarymixing_modules.ops.naive import naive_favor_attend
+from tests import tensors
+from tests.tensors import padding_of
 
+relative_error = partial(tensors.relative_error, floor=1e-2)
 D, HEADS = 16, 2
 CHUNKS = [None, *(Chunks(*c) for c in [(1,), (4,), (4, 0), (4, 2), (5, 1), (130,), (500, 1)])]
-
-
-def relative_error(got: Tensor | None, want: Tensor | None) -> float:
-    """Of norms; a gradient that should vanish may be rounding noise."""
-    assert got is not None and want is not None
-    difference = got.detach().double() - want.detach()
-    return float(difference.norm() / want.detach().norm().clamp(min=1e-2))
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 def attention_inputs(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = qkv
     return query, key, value
-
-
-def naive_performer(
-    mixer: Performer,
-    x_BTD: Tensor,
-    padding_BT: Tensor | None,
-    chunks: Chunks | None,
-) -> Tensor:
-    query, key, value = mixer.projections(x_BTD)
-    y_BHTE = naive_favor_attend(query, key, value, mixer.omega_ME, padding_BT, chunks)
-    return mixer.projections.output(y_BHTE)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -58,7 +41,8 @@ def test_equals_the_formula(chunk: Chunks | None, length: int, padded: bool) -> 
     padding = padding_of(length, (length + 1) // 2, 0) if padded else None
     x_BTD = torch.randn(3, length, D)
     x_fast, x_exact = x_BTD.requires_grad_(), x_BTD.detach().double().requires_grad_()
-    got, want = mixer.mix(x_fast, padding, chunk), naive_performer(exact, x_exact, padding, chunk)
+    sizes = (chunk.size, chunk.left) if chunk else ()
+    got, want = mixer(x_fast, padding, *sizes), naive_performer(exact, x_exact, padding, *sizes)
     seen = torch.randn(3, length, D)
     if padding is not None:
         seen = seen.masked_fill(padding[..., None], 0.0)
@@ -154,7 +138,7 @@ def test_stream_whose_keys_grow(left: int | None) -> None:
         y_BTD, state = mixer.step(part, state)
         outputs.append(y_BTD)
     got, exact = torch.cat(outputs, 1), copy.deepcopy(mixer).double()
-    assert relative_error(got, naive_performer(exact, x_BTD.double(), None, Chunks(7, left))) < 1e-5
+    assert relative_error(got, naive_performer(exact, x_BTD.double(), None, 7, left)) < 1e-5
     assert relative_error(got, mixer(x_BTD, None, 7, left).double()) < 1e-5
 
 

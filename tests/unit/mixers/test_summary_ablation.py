@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, SummaryMixing, build_mixer
-from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
+from summarymixing_modules.mixers.naive import naive_summary_mixing
 from summarymixing_modules.mixers.summary_options import (
     EXPDECAY,
     FAST,
@@ -25,14 +25,15 @@ from summarymixing_modules.mixers.summary_options import (
 )
 from summarymixing_modules.mixers.summary_statistics import WeightedMean
 from summarymixing_modules.ops.chunks import Chunks, pad_to_chunks
+from summarymixing_modules.ops.naive import naive_mean_and_deviation
 from summarymixing_modules.ops.pooling import (
     chunk_moments,
     mean_and_deviation,
     merge_moments,
     merge_prefixes,
     merge_windows,
-    naive_mean_and_deviation,
 )
+from tests.tensors import padding_of, relative_error
 
 D = 16
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (3, 1), (50, 1)]
@@ -57,14 +58,6 @@ FORMS: dict[str, dict[str, object]] = {
 
 def cell_of(**options: object) -> SummaryMixing:
     return SummaryMixing(D, **{"global_dropout": 0.0, **options})  # type: ignore[arg-type]
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    return ((got.double() - want).norm() / want.norm().clamp(min=1e-9)).item()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -14,8 +14,9 @@ from summarymixing_modules.bench.measure import kept_bytes
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer
 from summarymixing_modules.mixers.layers import BlockLinear, make_activation
+from summarymixing_modules.mixers.naive import naive_summary_mixing
 from summarymixing_modules.mixers.summary_mixing import EXPDECAY, FAST, FULL, LITE, MODES
-from summarymixing_modules.mixers.summary_mixing_naive import naive_summary_mixing
+from tests.tensors import padding_of, relative_error
 
 D = 24
 CHUNKS = [(None, None), (1, None), (4, None), (4, 0), (4, 2), (5, 1), (16, 3), (500, 1)]
@@ -29,14 +30,6 @@ FORMS = [
     (EXPDECAY, 1, True),
     (EXPDECAY, 4, False),
 ]
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    return ((got.double() - want).norm() / want.norm().clamp(min=1e-12)).item()
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize(("mode", "nhead", "layernorm"), FORMS)

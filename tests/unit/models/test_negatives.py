@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from summarymixing_modules.models.ssl.naive import naive_contrastive_logits
 from summarymixing_modules.models.ssl.negatives import (
     contrastive_logits,
     distinct_candidates,
     draw_negatives,
-    naive_contrastive_logits,
 )
 
 COUNTS = torch.tensor([40, 13, 2, 1, 0])

@@ -7,10 +7,8 @@ import torch
 from torch.nn.functional import normalize
 
 from summarymixing_modules.models.ssl import random_projection
-from summarymixing_modules.models.ssl.random_projection import (
-    naive_random_projection_codes,
-    random_projection_codes,
-)
+from summarymixing_modules.models.ssl.naive import naive_random_projection_codes
+from summarymixing_modules.models.ssl.random_projection import random_projection_codes
 
 
 def make(frames: int, features: int, codebooks: int, codes: int, dim: int) -> list[torch.Tensor]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.ssl.span_masks import draw_span_masks, naive_span_mask, span_masks
+from summarymixing_modules.models.ssl.naive import naive_span_mask
+from summarymixing_modules.models.ssl.span_masks import draw_span_masks, span_masks
 
 LENGTHS = torch.tensor([1000, 403, 77, 10, 9, 0])
 

@@ -23,11 +23,11 @@ from summarymixing_modules.mixers import (
     SummaryMixing,
     UnsupportedByMixer,
     build_mixer,
-    mixer_names,
-    mixer_spec,
+    mixer_forms,
 )
 from summarymixing_modules.models import ConvFrontEnd2d, MixerDecoder, TransformerASR
 from summarymixing_modules.models.asr.summary_decoder import row_picker
+from tests.tensors import padding_of
 
 D, V, BOS, EOS = 32, 12, 1, 2
 
@@ -38,20 +38,11 @@ def capabilities(name: str, options: dict) -> Capabilities:
 
 
 ALL_FORMS = [
-    (form, name, dict(options))
-    for name in mixer_names()
-    for form, options in mixer_spec(name).variants.items()
+    (form.capabilities, pytest.param(form.attention_type, dict(form.options), id=form.name))
+    for form in mixer_forms()
 ]
-FORMS = [
-    pytest.param(name, options, id=form)
-    for form, name, options in ALL_FORMS
-    if capabilities(name, options).causal and capabilities(name, options).streaming
-]
-OTHERS = [
-    pytest.param(name, options, id=form)
-    for form, name, options in ALL_FORMS
-    if not capabilities(name, options).causal
-]
+FORMS = [form for can, form in ALL_FORMS if can.causal and can.streaming]
+OTHERS = [form for can, form in ALL_FORMS if not can.causal]
 
 
 def make(name: str, options: dict | None = None, normalize_before: bool = True) -> MixerDecoder:
@@ -63,10 +54,6 @@ def make(name: str, options: dict | None = None, normalize_before: bool = True) 
 
 def first_layer(decoder: MixerDecoder) -> Any:
     return decoder.layers[0]
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize(("name", "options"), FORMS)

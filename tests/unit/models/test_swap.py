@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import SummaryMixing, mixer_names, mixer_spec
-from summarymixing_modules.mixers.adapter import HostAdapter
 from summarymixing_modules.models.conversion.distillation import (
     LayerwiseDistillation,
     missed_variance,
 )
+from summarymixing_modules.models.conversion.host_adapter import HostAdapter, chunks_of_mask
 from summarymixing_modules.models.conversion.swap import swap_mixer
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.ops.chunks import Chunks, visible_TT
-from summarymixing_modules.ops.masks import chunks_of_mask
 
 D = 16
 MIXING = [name for name in mixer_names() if mixer_spec(name).capabilities.mixes]
@@ -291,10 +290,10 @@ def test_masks_are_read_back(length: int, chunk_size: int, left: int | None) -> 
     config = DynChunkTrainConfig(chunk_size, left)
     mask = make_transformer_src_mask(torch.zeros(1, length, 2), dynchunktrain_config=config)
     chunks = chunks_of_mask(mask)
-    assert torch.equal(visible_TT(length, Chunks.of(*chunks)), ~mask)
+    assert torch.equal(visible_TT(length, chunks), ~mask)
     assert torch.equal(visible_TT(length, Chunks(chunk_size, left)), ~mask)
     causal = get_lookahead_mask(torch.zeros(1, length, 2))
-    assert torch.equal(visible_TT(length, Chunks.of(*chunks_of_mask(causal))), causal == 0)
+    assert torch.equal(visible_TT(length, chunks_of_mask(causal)), causal == 0)
 
 
 def test_masks_that_are_no_chunks_are_refused() -> None:

@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from summarymixing_modules.bench.measure import kept_bytes, peak_bytes
 from summarymixing_modules.ops import attention_blocks
-from summarymixing_modules.ops.attention import attend, naive_attend
+from summarymixing_modules.ops.attention import attend
 from summarymixing_modules.ops.attention_blocks import FLOP_FORMULAS, attend_in_blocks
 from summarymixing_modules.ops.chunks import Chunks
+from summarymixing_modules.ops.naive import naive_attend
+from tests.tensors import padding_of
 
 CHUNKS = [None, Chunks(1), Chunks(1, 3), Chunks(4), Chunks(4, 0), Chunks(7, 2), Chunks(40, 1)]
 SCALE = 0.3
@@ -32,10 +34,6 @@ def inputs(length: int, batch: int = 2, features: int = 8) -> list[Tensor]:
     shape = (batch, 3, length, features)
     tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
     return [tensor.requires_grad_() for tensor in tensors]
-
-
-def padding_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)

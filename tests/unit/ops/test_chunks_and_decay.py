@@ -8,13 +8,9 @@ from torch import Tensor
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.ops.chunks import Chunks, pad_to_chunks, sliding_sum, visible_TT
-from summarymixing_modules.ops.decay import (
-    decay_scan,
-    decayed_means,
-    naive_decayed_means,
-    sliding_decay_sum,
-)
-from summarymixing_modules.ops.summary import chunk_means, naive_means
+from summarymixing_modules.ops.decay import decay_scan, decayed_means, sliding_decay_sum
+from summarymixing_modules.ops.naive import naive_decayed_means, naive_means
+from summarymixing_modules.ops.summary import chunk_means
 
 
 @pytest.mark.parametrize("left", [None, 0, 1, 2, 5, 100])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from summarymixing_modules.ops.convolution import depthwise_conv, naive_depthwise_conv
+from summarymixing_modules.ops.convolution import depthwise_conv
+from summarymixing_modules.ops.naive import naive_depthwise_conv
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 3, 4, 50])

@@ -13,13 +13,8 @@ from torch.nn import functional as F
 
 from summarymixing_modules.ops import mamba_kernels
 from summarymixing_modules.ops.convolution import depthwise_conv
-from summarymixing_modules.ops.selective_scan import (
-    naive_selective_scan,
-    naive_window_states,
-    selective_scan,
-    tiled_scan,
-    window_states,
-)
+from summarymixing_modules.ops.naive import naive_selective_scan, naive_window_states
+from summarymixing_modules.ops.selective_scan import selective_scan, tiled_scan, window_states
 from summarymixing_modules.ops.selective_scan_tiles import (
     ACCELERATOR_TILE,
     CPU_TILE,

@@ -18,11 +18,8 @@ from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, CharTokenize
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import (
     Mixer,
-    MixerSize,
     UnsupportedByMixer,
-    build_mixer,
-    mixer_names,
-    mixer_spec,
+    mixer_forms,
 )
 from summarymixing_modules.models import (
     ConvFrontEnd1d,
@@ -41,15 +38,9 @@ from summarymixing_modules.streaming import (
 )
 
 TOKENIZER = CharTokenizer()
-FORMS = {
-    form: (name, dict(options))
-    for name in mixer_names()
-    for form, options in (mixer_spec(name).variants or {name: {}}).items()
-}
-CAPABILITIES = {
-    form: build_mixer(name, MixerSize(32, 4, 64), **options).capabilities
-    for form, (name, options) in FORMS.items()
-}
+ALL_FORMS = mixer_forms(also_none=True)
+FORMS = {form.name: (form.attention_type, dict(form.options)) for form in ALL_FORMS}
+CAPABILITIES = {form.name: form.capabilities for form in ALL_FORMS}
 STREAMING = [form for form in FORMS if CAPABILITIES[form].streaming]
 FEW = ["SummaryMixing", "RoPEMHA", "hypermixing", "mamba"]
 SAMPLES = (13_613, 9_000, 4_999)  # the longest makes 22 encoder frames: no whole chunks

@@ -1,4 +1,4 @@
-"""Dense attention masks, read back into chunks."""
+"""A mixer in a layer of SpeechBrain whose host prepares masks and positions for attention."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ import torch
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.mixers import MixerAdapter
 from summarymixing_modules.ops.chunks import Chunks, visible_TT
 
 
-def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
-    """The chunk size and left context that a dense mask stands for; ``visible_TT`` undone.
+class HostAdapter(MixerAdapter):
+    """For hosts that still prepare their inputs for the attention they were built with.
+
+    * Dense masks of dynamic chunk training and causal masks are read back into a chunk size and a
+      left context (the host has made them at a quadratic price; reading one costs as much and
+      waits for the GPU once in every layer). Any other mask is refused.
+    * Relative position embeddings are dropped, by intent, where the mixer has no use for them: the
+      host computes them for the layers that have, or for the attention it had.
+
+    Args:
+        mixer: any mixer.
+    """
+
+    def _chunks(self, attn_mask: Tensor | None) -> Chunks | None:
+        return None if attn_mask is None else chunks_of_mask(attn_mask)
+
+    def _positions(self, pos_embs: Tensor | None) -> Tensor | None:
+        return pos_embs if self.mixer.capabilities.positions == "relative" else None
+
+
+def chunks_of_mask(mask_TT: Tensor) -> Chunks | None:
+    """The chunks that a dense mask stands for; ``visible_TT`` undone.
 
     A causal mask stands for chunks of one frame. Where the left context reaches the first frame
     from everywhere, it is unlimited as far as can be seen, and so is returned as None.
@@ -18,9 +39,6 @@ def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
     Args:
         mask_TT: what a frame (row) may not see: True, or −inf in a mask of floats; any other entry
             is False, or 0.
-
-    Returns:
-        (chunk_size, left_context_size), both None at full context.
 
     Raises:
         InputError: any other mask.
@@ -33,9 +51,9 @@ def chunks_of_mask(mask_TT: Tensor) -> tuple[int | None, int | None]:
         last_chunk = (length - 1) // chunk_size
         first_seen = int(hidden_TT[-1].logical_not().byte().argmax())
         left_context_size = last_chunk - first_seen // chunk_size if first_seen else None
-        seen_TT = visible_TT(length, Chunks(chunk_size, left_context_size), hidden_TT.device)
-        if torch.equal(seen_TT, ~hidden_TT):
-            return (None, None) if chunk_size == length else (chunk_size, left_context_size)
+        chunks = Chunks(chunk_size, left_context_size)
+        if torch.equal(visible_TT(length, chunks, hidden_TT.device), ~hidden_TT):
+            return None if chunk_size == length else chunks
     raise InputError(
         "a token mixer takes no attn_mask other than a causal one or one of chunks with left "
         "context (dynamic chunk training): leave the mask out, or keep attention in this layer."

@@ -18,18 +18,16 @@ from summarymixing_modules.mixers import (
     register_mixer,
     unregister_mixer,
 )
-from summarymixing_modules.models import ConvFrontEnd2d, CTCModel, TransformerASR, sizes
-from summarymixing_modules.models.sizes import (
-    PublishedSize,
-    matched_d_model,
-    published_sizes,
-    study_model,
-)
+from summarymixing_modules.models import ConvFrontEnd2d, CTCModel, TransformerASR, widths
 from summarymixing_modules.models.widths import (
     OpenWidthModel,
+    PublishedSize,
     count_parameters,
-    match_parameters,
+    matched_d_model,
     matched_width,
+    nearest_width,
+    published_sizes,
+    study_model,
 )
 
 SMALL: dict[str, Any] = {
@@ -43,8 +41,7 @@ SMALL: dict[str, Any] = {
 
 
 def parameters_of(row: PublishedSize) -> int:
-    model = study_model(row.attention_type, row.encoder_module, row.size, row.nhead)
-    return model.parameters(row.d_model)
+    return row.model.parameters(row.d_model)
 
 
 def name_of(row: PublishedSize) -> str:
@@ -108,7 +105,6 @@ def test_settings_that_change_no_number_keep_the_published_width() -> None:
 def test_settings_that_change_it_do_not() -> None:
     narrow = matched_d_model("SummaryMixing", mixer_options={"summary_hid_dim": [256]})
     assert narrow > 632
-    assert matched_d_model("mamba", multiple_of=8) % 8 == 0
     assert matched_d_model("SummaryMixing", matched=False) == 576
 
 
@@ -135,9 +131,9 @@ def test_width_of_a_small_recipe(attention_type: str, encoder_module: str) -> No
 
 def test_the_same_mixer_has_the_same_width() -> None:
     assert matched_width("SummaryMixing", "SummaryMixing", 146, **{**SMALL, "nhead": 2}) == 146
-    assert matched_width("mamba", "SummaryMixing", 144, matched=False, **SMALL) == 144
     lite = {"mode": "SummaryMixing-lite"}
     assert matched_width("SummaryMixing", "SummaryMixing", 144, mixer_options=lite, **SMALL) > 144
+    assert matched_width("mamba", "SummaryMixing", 144, multiple_of=8, **SMALL) % 8 == 0
 
 
 def test_decoder_counts() -> None:
@@ -148,18 +144,19 @@ def test_decoder_counts() -> None:
     assert with_decoder.parameters(64) > without.parameters(64) + 2 * 2 * 64 * 2048
 
 
-def test_match_parameters() -> None:
-    def square(width: int) -> nn.Module:
-        return nn.Linear(width, width, bias=False)
+@pytest.mark.parametrize("start", [1, 640, 5000])
+def test_nearest_width(start: int) -> None:
+    def square(width: int) -> int:
+        return width**2
 
-    assert match_parameters(square, 10_000, step=1) == 100
-    assert match_parameters(square, 10_190, step=1) == 101
-    assert match_parameters(square, 10_000_000, step=64) == 3136
-    assert match_parameters(square, 1, step=1) == 1
+    assert nearest_width(square, 10_000, 1, start) == 100
+    assert nearest_width(square, 10_190, 1, start) == 101
+    assert nearest_width(square, 10_000_000, 64, start) == 3136
+    assert nearest_width(square, 1, 1, start) == 1
     with pytest.raises(InputError, match="narrowest model .width 64. has 4,096 parameters"):
-        match_parameters(square, 1000, step=64)
+        nearest_width(square, 1000, 64, start)
     with pytest.raises(InputError, match="no larger than one half as wide"):
-        match_parameters(lambda width: nn.Linear(3, 3), 1000)
+        nearest_width(lambda width: 12, 1000, 1, start)
 
 
 def test_shared_parameters_count_once() -> None:
@@ -170,14 +167,13 @@ def test_shared_parameters_count_once() -> None:
 def test_random_state_is_kept() -> None:
     before = torch.get_rng_state()
     OpenWidthModel("bigbird", {}, 24, 29).parameters(128)
-    match_parameters(lambda width: nn.Linear(width, width), 1000)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_from_yaml() -> None:
     recipe = """
 attention_type: mamba
-width: !apply:summarymixing_modules.models.sizes.matched_d_model
+width: !apply:summarymixing_modules.models.widths.matched_d_model
     attention_type: !ref <attention_type>
     encoder_module: conformer
     size: large
@@ -206,7 +202,6 @@ small: !apply:summarymixing_modules.models.widths.matched_width
         ({"attention_type": "mamba", "encoder_module": "conformist"}, "did you mean 'conformer'"),
         ({"attention_type": "mamba", "size": "huge"}, "not a known size. Known: base, large"),
         ({"attention_type": "mamba", "mixer_options": {"d_states": 2}}, "did you mean 'd_state'"),
-        ({"attention_type": "RoPEMHA", "multiple_of": 0}, "multiple_of=0 must be at least 1"),
         (
             {"attention_type": "SummaryMixing", "mixer_options": {"mode": "slow"}},
             "fits no width around 576.*unknown mode 'slow'",
@@ -223,11 +218,13 @@ def test_what_small_recipes_are_refused() -> None:
         matched_width("mamba", "SummaryMixing", 144, 24, 29, dffn=96)
     with pytest.raises(InputError, match="RoPEMHA at d_model=100"):
         matched_width("mamba", "RoPEMHA", 100, 24, 29, nhead=8)
+    with pytest.raises(InputError, match="multiple_of=0 must be at least 1"):
+        matched_width("mamba", "RoPEMHA", 64, 24, 29, nhead=8, multiple_of=0)
 
 
 def test_a_missing_table_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sizes, "TABLE", tmp_path / "matched_sizes.yaml")
-    sizes._table.cache_clear()
+    monkeypatch.setattr(widths, "TABLE", tmp_path / "matched_sizes.yaml")
+    widths._table.cache_clear()
     with pytest.raises(InputError, match="matched_sizes.yaml, is not beside the package"):
         matched_d_model("mamba")
 
@@ -257,6 +254,7 @@ def blocks() -> Iterator[None]:
 
 
 def test_a_mixer_with_a_step_of_its_own(blocks: None) -> None:
-    assert matched_d_model("blocks", multiple_of=48) % 48 == 0
+    sizes: Any = {"reference_d_model": 576, "input_size": 24, "output_neurons": 29}
+    assert matched_width("blocks", "RelPosMHAXL", multiple_of=48, **sizes) % 48 == 0
     with pytest.raises(InputError, match="give another multiple_of.*must be a multiple of 48"):
-        matched_d_model("blocks")
+        matched_width("blocks", "RelPosMHAXL", **sizes)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.models.ssl.huggingface import HuggingFaceEncoder
 from summarymixing_modules.probing.encoder import frozen_encoder, is_huggingface
+from summarymixing_modules.probing.huggingface import HuggingFaceEncoder
 
 
 def test_folders_of_hugging_face_are_told_from_bundles(tmp_path: Path) -> None:
