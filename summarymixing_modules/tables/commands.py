@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.tables.checks import OUTPUT_FOLDER, recipe_of
-from summarymixing_modules.tables.flags import NEUTRAL, as_arguments
+from summarymixing_modules.tables.flags import NEUTRAL, OUTPUT_FOLDER, as_arguments, recipe_of
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError

@@ -1,14 +1,18 @@
-"""Flags as data, and as text for a command line."""
+"""Flags of recipes: as data, as text for a command line, and what a recipe takes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.tables.schema import TableError
-from summarymixing_modules.training.recipe.options import FLAGS
+from summarymixing_modules.tables.schema import Stage, TableError
+from summarymixing_modules.training.recipe.options import FLAGS, ConfigError, read_flags
+from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe, train_script
 
+OUTPUT_FOLDER = "output_folder"
 #: They change where and how fast a recipe runs, not what comes out.
 NEUTRAL = frozenset(
     {
@@ -57,3 +61,34 @@ def parse_extra(arguments: Sequence[str]) -> dict[str, Any]:
             raise TableError(f"--{key} is given twice; keep one of them.")
         flags[key] = value if equals else True
     return flags
+
+
+@cache
+def recipe_of(file: Path) -> RecipeFile:
+    """A recipe's YAML file, read once.
+
+    Raises:
+        ConfigError: see `read_recipe`.
+    """
+    return read_recipe(file)
+
+
+def check_stage(stage: Stage, where: str) -> None:
+    """Check a stage's recipe and flags.
+
+    Raises:
+        TableError: there is no such recipe, it has no such flag, or it lacks a value that it needs.
+    """
+    if stage.recipe is None:
+        return
+    if not train_script(stage.recipe).is_file():
+        raise TableError(f"{where}: there is no recipe {train_script(stage.recipe)}.")
+    try:
+        source = recipe_of(stage.recipe)
+        read_flags(as_arguments(stage.flags), source.tree)
+    except ConfigError as error:
+        raise TableError(f"{where}: {error}") from None
+    if OUTPUT_FOLDER in stage.flags:
+        raise TableError(f"{where}: leave {OUTPUT_FOLDER} out; the table chooses the folder.")
+    for key in source.missing({OUTPUT_FOLDER, *stage.flags}):
+        raise TableError(f"{where}: {stage.recipe.name} needs a value for '{key}' in flags.")

@@ -12,8 +12,8 @@ from ruamel.yaml.error import YAMLError
 
 from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
-from summarymixing_modules.tables.checks import check_stage
 from summarymixing_modules.tables.expand import expand
+from summarymixing_modules.tables.flags import check_stage
 from summarymixing_modules.tables.schema import (
     SHARED,
     Column,

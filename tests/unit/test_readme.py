@@ -21,9 +21,8 @@ from summarymixing_modules.bundles.run import RunContent
 from summarymixing_modules.mixers import build_mixer, mixer_names, unregister_mixer
 from summarymixing_modules.mixers.registry import MixerSize
 from summarymixing_modules.models.describe import describe
-from summarymixing_modules.tables.checks import recipe_of
 from summarymixing_modules.tables.commands import LOCAL, Launch, stage_flags
-from summarymixing_modules.tables.flags import parse_extra
+from summarymixing_modules.tables.flags import parse_extra, recipe_of
 from summarymixing_modules.tables.plan import select_rows
 from summarymixing_modules.tables.read import load_table
 from summarymixing_modules.training.recipe.options import RUN_OPTIONS, read_flags
