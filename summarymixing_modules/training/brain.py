@@ -20,9 +20,11 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, IterableDataset
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.continuation import Continuation
 from summarymixing_modules.training.memory import peak_memory_mb
 from summarymixing_modules.training.part_rates import PartRates
+from summarymixing_modules.training.recipe.reads import keys_needed
 from summarymixing_modules.training.run.averaging import is_end_of_epoch
 from summarymixing_modules.training.run.checkpoints import RANKING, AtomicCheckpointer
 from summarymixing_modules.training.run.order import count_batches, with_order
@@ -116,8 +118,16 @@ class SafeBrain(SafeStepBrain):
         Args:
             recipe: with the keys ``modules`` and ``checkpointer``, and perhaps ``opt_class``.
             **more: further keys, or other values; `hparams` of the Brain has them.
+
+        Raises:
+            InputError: the Brain reads a key that is in neither.
         """
         hparams = {**recipe.hparams, **more}
+        if missing := sorted(keys_needed(cls) - hparams.keys()):
+            raise InputError(
+                f"The {cls.__name__} of this recipe reads {', '.join(missing)}, which "
+                f"{recipe.hparams_file} and its bases do not have: add {missing[0]}: VALUE."
+            )
         optimizer, checkpointer = hparams.get("opt_class"), hparams["checkpointer"]
         return cls(hparams["modules"], optimizer, hparams, recipe.run_opts, checkpointer)
 

@@ -63,6 +63,8 @@ def test_a_term_of_the_loss(copy: Path, run_recipe: RunRecipe, tmp_path: Path) -
     text = text.replace(loss, loss + term)
     text = text[: first_import.start()] + imported + text[first_import.start() :]
     train.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="CTCBrain of this recipe reads entropy_weight, which"):
+        run_recipe(yaml, *TINY)
     add(yaml, told("yaml")[0])
 
     def loss_with(weight: float) -> float:

@@ -36,6 +36,21 @@ def keys_read(script: str | Path) -> frozenset[str]:
     return frozenset(reader.keys)
 
 
+def keys_needed(brain: type) -> frozenset[str]:
+    """The keys that the class of a Brain itself reads as ``self.hparams.x``, which has no default.
+
+    Args:
+        brain: with a `compute_forward` of its own.
+    """
+    file = _File.of(Path(brain.compute_forward.__code__.co_filename))  # type: ignore[attr-defined]
+    own = file.definitions.get(brain.__name__)
+    return frozenset(
+        node.attr
+        for node in (() if own is None else ast.walk(own))
+        if isinstance(node, ast.Attribute) and _is_hparams(node.value) and node.attr not in _METHODS
+    )
+
+
 class _File:
     """A source file: what it defines on its top level, and what it imports from this package."""
 
