@@ -154,7 +154,7 @@ def test_rates_fall_by_newbob_and_a_finished_run_is_resumed(
 def test_folds_are_averaged(
     run_probe: RunRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("summarymixing_modules.data.corpora.iemocap.FOLDS", (1, 2))  # of ten
+    monkeypatch.setattr("summarymixing_modules.probing.folds.FOLDS", (1, 2))  # of ten
     result = run_probe("iemocap_linear", "--fold=all")
     assert len(result["scores"]) == 2
     assert result["score"] == pytest.approx(np.mean(result["scores"]))

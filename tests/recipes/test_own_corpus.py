@@ -81,7 +81,7 @@ def test_options_of_ones_own_are_keys_and_flags(
     splits = "train_splits: [studio]\ntest_splits: []\n"
     own.write_text(f"base: {SMALL}\ncorpus: mine\nheld_out: street\n{splits}")
     with pytest.raises(InputError, match="Nothing reads the key 'held_out'"):
-        run_recipe(own, "--corpus=librispeech", *OPTIONS)
+        run_recipe(own, "--corpus=librispeech", "--held_out=x", *OPTIONS)
     options = [f"--data_folder={mine}", "--held_out=heldout", "--test_splits=[street]"]
     assert run_recipe(own, *options, *OPTIONS)["test_utterances"] == {"street": 3}
     assert (tmp_path / "run" / "save" / "heldout.csv").is_file()

@@ -235,14 +235,20 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
             )
 
 
-def corpus_options(recipe: RecipeFile, overrides: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys that the recipe's corpus reads by name; none where there is no corpus.
+def corpus_options(recipe: RecipeFile, overrides: Mapping[str, str]) -> frozenset[str]:
+    """The keys that corpora read by name: the recipe's, and those that it has another in place of.
+
+    With ``--corpus``, or a base that has another one, keys stay in the file that are of no use; but
+    no flag may be of none.
 
     Raises:
         InputError: there is no such corpus.
     """
-    name = overrides.get("corpus", recipe.tree.get("corpus"))
-    return () if name is None else corpus_spec(str(name)).options
+    written = [str(part["corpus"]) for part in recipe.parts.values() if "corpus" in part]
+    chosen = overrides.get("corpus", recipe.tree.get("corpus"))
+    replaced = {option for name in written for option in corpus_spec(name).options}
+    own = () if chosen is None else corpus_spec(str(chosen)).options
+    return frozenset(own) | (replaced - overrides.keys())
 
 
 def tag_of(node: Any) -> str:
