@@ -17,27 +17,15 @@ from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.ops.summary import utterance_mean
 
 
-class Recurrent(nn.Module):
-    """A bidirectional LSTM that begins and ends with each utterance, however long its row is.
-
-    Args:
-        input_size: features D.
-        hidden_size: of each direction.
-        layers: how many.
-        dropout: between layers.
-    """
+class _Recurrent(nn.Module):
+    """A bidirectional LSTM that begins and ends with each utterance, however long its row is."""
 
     def __init__(self, input_size: int, hidden_size: int, layers: int, dropout: float) -> None:
         super().__init__()
+        between = dropout if layers > 1 else 0.0
         self.lstm = nn.LSTM(
-            input_size,
-            hidden_size,
-            layers,
-            batch_first=True,
-            dropout=dropout if layers > 1 else 0.0,
-            bidirectional=True,
+            input_size, hidden_size, layers, batch_first=True, dropout=between, bidirectional=True
         )
-        self.output_size = 2 * hidden_size
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, T, 2 · hidden_size); zero in padded frames."""
@@ -48,12 +36,12 @@ class Recurrent(nn.Module):
         return pad_packed_sequence(output, batch_first=True, total_length=x_BTD.shape[1])[0]
 
 
-class _RecurrentHead(nn.Module):
-    """BiLSTM and Linear.
+class RecurrentCTCHead(nn.Module):
+    """BiLSTM and Linear: log-probabilities of every frame.
 
     Args:
         input_size: features D.
-        outputs: of the linear layer.
+        outputs: vocabulary V, blank included.
         hidden_size: of each direction of the LSTM.
         layers: of the LSTM.
         dropout: between its layers.
@@ -68,16 +56,20 @@ class _RecurrentHead(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        self.recurrent = Recurrent(input_size, hidden_size, layers, dropout)
-        self.output = nn.Linear(self.recurrent.output_size, outputs)
-
-
-class RecurrentCTCHead(_RecurrentHead):
-    """BiLSTM and Linear: log-probabilities of every frame; ``outputs`` is V, blank included."""
+        self.recurrent = _Recurrent(input_size, hidden_size, layers, dropout)
+        self.output = nn.Linear(2 * hidden_size, outputs)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Log-probabilities (B, T, V)."""
         return self.output(self.recurrent(x_BTD, lengths_B)).log_softmax(dim=-1)
+
+
+class PooledRecurrentHead(RecurrentCTCHead):
+    """BiLSTM, mean over the real frames and Linear, of K outputs: scores of the classes."""
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Scores (B, K)."""
+        return self.output(mean_over_time(self.recurrent(x_BTD, lengths_B), lengths_B))
 
 
 class ContextNetCTCHead(nn.Module):
@@ -156,14 +148,6 @@ class PooledLinearHead(nn.Module):
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores (B, K)."""
         return self.output(mean_over_time(x_BTD, lengths_B))
-
-
-class PooledRecurrentHead(_RecurrentHead):
-    """BiLSTM, mean over the real frames and Linear: scores of the classes."""
-
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Scores (B, K)."""
-        return self.output(mean_over_time(self.recurrent(x_BTD, lengths_B), lengths_B))
 
 
 def mean_over_time(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
