@@ -19,8 +19,13 @@ from pathlib import Path
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.encoder import frozen_encoder
 from summarymixing_modules.probing.layer_figures import LayerProbe, read_results, write_results
-from summarymixing_modules.probing.layer_probes import TASKS, depends_on
-from summarymixing_modules.probing.layer_states import ProbedEncoder, check_memory, prepare_corpora
+from summarymixing_modules.probing.layer_probes import TASKS
+from summarymixing_modules.probing.layer_states import (
+    ProbedEncoder,
+    check_memory,
+    depends_on,
+    prepare_corpora,
+)
 from summarymixing_modules.training.recipe.config import run
 from summarymixing_modules.training.recipe.keys import KINDS
 from summarymixing_modules.training.recipe.kinds import POSITIVE, POSITIVE_WHOLE

@@ -9,8 +9,6 @@ M frames of a batch, V vocabulary.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import logging
 import random
 import statistics
@@ -25,7 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from summarymixing_modules.data.corpora.iemocap import CLASSES, FOLDS, TASK, speakers_of_fold
-from summarymixing_modules.data.labelled import annotations_of, read_annotations
+from summarymixing_modules.data.labelled import read_annotations
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.asr.ctc_search import CTCDecoder
 from summarymixing_modules.models.features.frontend import lengths_to_padding
@@ -33,7 +31,6 @@ from summarymixing_modules.probing.layer_states import (
     TEST_SET,
     TOKENIZER,
     TRAIN_SET,
-    Corpus,
     ProbedEncoder,
     StateBatch,
     hours_of,
@@ -42,8 +39,6 @@ from summarymixing_modules.training.scores.error_rates import ErrorRate
 
 logger = logging.getLogger(__name__)
 
-#: Raise it whenever the same encoder, data and settings give other figures.
-_VERSION = 1
 #: Part of a speaker's utterances that is held out.
 HELD_OUT = 0.2
 #: A regression has converged when no partial derivative of its objective is larger.
@@ -340,17 +335,3 @@ class CTCHeads(nn.Module):
 
 #: In the order in which they are done.
 TASKS = {"speaker": probe_speakers, "content": probe_content, "emotion": probe_emotions}
-
-
-def depends_on(task: str, corpus: Corpus, settings: argparse.Namespace) -> dict[str, Any]:
-    """What figures depend on besides the encoder, as JSON gives it back."""
-    files = [dataset.manifest.path for dataset in corpus.values()]
-    if task == "emotion":
-        files += [annotations_of(file) for file in files]
-    content = b"".join(file.read_bytes() for file in files)
-    found = {"version": _VERSION, "data": hashlib.sha256(content).hexdigest()[:16]}
-    if task != "emotion":
-        found |= {"seed": settings.seed, "max_hours": settings.max_hours}
-    if task == "content":
-        found |= {"epochs": settings.content_epochs, "batch_seconds": settings.batch_seconds}
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from summarymixing_modules.data.batching import collate, make_batch_sampler
 from summarymixing_modules.data.corpora.iemocap import FOLDS, prepare_iemocap
 from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.dataset import make_datasets
+from summarymixing_modules.data.labelled import annotations_of
 from summarymixing_modules.data.manifest import read_manifest
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.subset import subset_path, write_subset
@@ -36,6 +38,8 @@ from summarymixing_modules.training.ctc_lengths import frames_needed
 TRAIN_SET, TEST_SET = "train-clean-100", "test-clean"
 #: 28 characters and the blank.
 TOKENIZER = CharTokenizer()
+#: Raise it whenever the same encoder, data and settings give other figures.
+_VERSION = 1
 _BUCKETS = 50
 
 #: Datasets, by what progress bars call them.
@@ -106,6 +110,26 @@ def _datasets(settings: argparse.Namespace, parts: Mapping[str, Path]) -> Corpus
         test_max_bad_fraction=settings.max_bad_audio,
     )
     return {first: datasets.train, second: datasets.valid, **datasets.test}
+
+
+def depends_on(task: str, corpus: Corpus, settings: argparse.Namespace) -> dict[str, Any]:
+    """What figures depend on besides the encoder, as JSON gives it back.
+
+    Args:
+        task: of the layer probes.
+        corpus: of the task.
+        settings: the flags of ``layer_probes.py``.
+    """
+    files = [dataset.manifest.path for dataset in corpus.values()]
+    if task == "emotion":
+        files += [annotations_of(file) for file in files]
+    content = b"".join(file.read_bytes() for file in files)
+    found = {"version": _VERSION, "data": hashlib.sha256(content).hexdigest()[:16]}
+    if task != "emotion":
+        found |= {"seed": settings.seed, "max_hours": settings.max_hours}
+    if task == "content":
+        found |= {"epochs": settings.content_epochs, "batch_seconds": settings.batch_seconds}
+    return found
 
 
 class StateBatch(NamedTuple):
