@@ -1,13 +1,14 @@
 """Heads of probes for transcripts (a distribution for every frame) and classes (one an utterance).
 
-Sizes are those of MP3S (arXiv 2308.14456). All are blind to padding.
+Sizes are those of MP3S (arXiv 2308.14456). All are blind to padding. ``input_size`` is D;
+``outputs`` is V, the blank included, or K.
 
 Shape suffixes: B batch, T frames, D features, V vocabulary, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -40,8 +41,6 @@ class RecurrentCTCHead(nn.Module):
     """BiLSTM and Linear: log-probabilities of every frame.
 
     Args:
-        input_size: features D.
-        outputs: vocabulary V, blank included.
         hidden_size: of each direction of the LSTM.
         layers: of the LSTM.
         dropout: between its layers.
@@ -76,13 +75,9 @@ class ContextNetCTCHead(nn.Module):
     """ContextNet without strides and Linear: log-probabilities of every frame.
 
     Args:
-        input_size: features D.
-        outputs: vocabulary V, blank included.
         out_channels: features of ContextNet's output.
-        conv_channels: width of each block; None = 256 for the first ten, then 512.
-        num_blocks: how many.
-        num_layers: convolutions of a block.
-        dropout: after every block.
+        num_blocks: of ContextNet.
+        **options: other arguments of `ContextNet`.
     """
 
     def __init__(
@@ -90,20 +85,13 @@ class ContextNetCTCHead(nn.Module):
         input_size: int,
         outputs: int,
         out_channels: int = 640,
-        conv_channels: Sequence[int] | None = None,
         num_blocks: int = 21,
-        num_layers: int = 5,
-        dropout: float = 0.15,
+        **options: Any,
     ) -> None:
         super().__init__()
+        strides = [1] * num_blocks
         self.network = ContextNet(
-            input_size,
-            out_channels,
-            conv_channels=conv_channels,
-            strides=[1] * num_blocks,
-            num_blocks=num_blocks,
-            num_layers=num_layers,
-            dropout=dropout,
+            input_size, out_channels, strides=strides, num_blocks=num_blocks, **options
         )
         self.output = nn.Linear(out_channels, outputs)
 
@@ -117,8 +105,6 @@ class LinearCTCHead(nn.Module):
     """Linear to 1024, Linear: log-probabilities of every frame. Nothing in it is non-linear.
 
     Args:
-        input_size: features D.
-        outputs: vocabulary V, blank included.
         hidden_size: features between the two.
     """
 
@@ -134,12 +120,7 @@ class LinearCTCHead(nn.Module):
 
 
 class PooledLinearHead(nn.Module):
-    """Mean over the real frames and Linear: scores of the classes.
-
-    Args:
-        input_size: features D.
-        outputs: classes K.
-    """
+    """Mean over the real frames and Linear: scores of the classes."""
 
     def __init__(self, input_size: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Light linear probes on every hidden state of frozen encoders, each encoder and task once.
+"""Light linear probes on every hidden state of a frozen encoder: speaker, content, emotion.
 
 Speaker and emotion: a logistic regression on the mean over time of each state. Content: a linear
 CTC layer on the frames of each state.
@@ -235,10 +235,8 @@ def _percent(right_S: Tensor) -> float:
 def probe_content(probed: ProbedEncoder) -> Outcome:
     """Character error rate of a linear CTC layer on each state, on test-clean."""
     settings, sets = probed.settings, probed.corpora["content"]
-    _, frames = probed.train_set
-    kept = [batch for batch in map(StateBatch.alignable, frames) if batch.ids]
-    total, trained = (sum(len(batch.ids) for batch in batches) for batches in (frames, kept))
-    if not trained:
+    pooled, kept = probed.train_set
+    if not kept:
         raise InputError(
             f"--tasks content: no utterance has as many frames as characters: {probed.name} gives "
             "too few frames a second for CTC on characters. Leave this task out."
@@ -253,12 +251,13 @@ def probe_content(probed: ProbedEncoder) -> Outcome:
         for rate, log_probs_BTV in zip(rates, log_probs_NBTV, strict=True):
             for heard, said in zip(decode(log_probs_BTV, share_B), batch.texts, strict=True):
                 rate.append(heard, said)
+    trained = sum(len(batch.ids) for batch in kept)
     details = {
         "train_utterances": trained,
         "train_hours": hours_of(sets[TRAIN_SET]),
         "test_utterances": len(sets[TEST_SET]),
         "test_hours": hours_of(sets[TEST_SET]),
-        "too_short_to_train_on": total - trained,
+        "too_short_to_train_on": len(pooled) - trained,
         "steps": settings.content_epochs * len(kept),
     }
     return [rate.percent for rate in rates], 100.0, details

@@ -148,22 +148,19 @@ class StateBatch(NamedTuple):
         means = [mean_over_time(state.float(), self.lengths_B) for state in self.states_NBTD]
         return dict(zip(self.ids, torch.stack(means, dim=1).cpu(), strict=True))
 
-    def compact(self) -> StateBatch:
-        """On the CPU in half precision; in full where a value is too large for that."""
-        half_NBTD = self.states_NBTD.half()
-        kept_NBTD = half_NBTD if bool(half_NBTD.isfinite().all()) else self.states_NBTD
-        return self._replace(states_NBTD=kept_NBTD.cpu(), lengths_B=self.lengths_B.cpu())
-
     def alignable(self) -> StateBatch:
         """The utterances with frames enough for CTC on characters, padded no further than needed.
 
-        The batch must be on the CPU.
+        They are on the CPU in half precision; in full where a value is too large for that.
         """
         frames = self.lengths_B.tolist()
         keep = [n for n, text in enumerate(self.texts) if frames[n] >= frames_needed(text)]
         ids, texts = [self.ids[n] for n in keep], [self.texts[n] for n in keep]
         longest = max((frames[n] for n in keep), default=0)
-        return StateBatch(ids, self.states_NBTD[:, keep, :longest], self.lengths_B[keep], texts)
+        states_NBTD = self.states_NBTD[:, keep, :longest]
+        half_NBTD = states_NBTD.half()
+        kept_NBTD = half_NBTD if bool(half_NBTD.isfinite().all()) else states_NBTD
+        return StateBatch(ids, kept_NBTD.cpu(), self.lengths_B[keep].cpu(), texts)
 
 
 @dataclass
@@ -201,13 +198,13 @@ class ProbedEncoder:
 
     @functools.cached_property
     def train_set(self) -> tuple[dict[str, Tensor], list[StateBatch]]:
-        """Mean states (N, D) of the utterances of `TRAIN_SET`, and their frames if kept."""
+        """Mean states (N, D) of the utterances of `TRAIN_SET`, and if kept those `alignable`."""
         pooled: dict[str, Tensor] = {}
         frames: list[StateBatch] = []
         for batch in self.batches("speaker", TRAIN_SET):
             pooled |= batch.pooled()
-            frames += [batch.compact()] if self.keep_frames else []
-        return pooled, frames
+            frames += [batch.alignable()] if self.keep_frames else []
+        return pooled, [batch for batch in frames if batch.ids]
 
 
 def check_memory(name: str, encoder: FrozenEncoder, corpus: Corpus) -> None:

@@ -87,11 +87,11 @@ def test_padding_changes_neither_pooled_states_nor_statistics() -> None:
 
 def test_states_are_kept_in_half_precision_unless_they_overflow() -> None:
     batch = state_batch()
-    compact_NBTD = batch.compact().states_NBTD
+    compact_NBTD = batch.alignable().states_NBTD
     assert compact_NBTD.dtype == torch.half
     torch.testing.assert_close(compact_NBTD.float(), batch.states_NBTD, atol=2e-3, rtol=1e-3)
     batch.states_NBTD[0, 0, 0, 0] = 1e6
-    assert torch.equal(batch.compact().states_NBTD, batch.states_NBTD)
+    assert torch.equal(batch.alignable().states_NBTD, batch.states_NBTD)
 
 
 def test_heads_trained_together_equal_heads_trained_alone() -> None:
