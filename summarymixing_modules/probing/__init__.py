@@ -3,7 +3,6 @@
 MP3S (arXiv 2308.14456) trains a `probe` on a frozen `encoder`: layer weights and one of the `heads`
 or `speaker_heads`, for each of the `tasks`, on their `data`.
 
-Layer probes ask every layer by itself, without tuning: `layer_probes` gives the `states` that
-encoders make of the corpora of `layer_data` to the `linear_probes` of `layer_tasks`;
-`layer_figures` draws them.
+Layer probes ask every layer by itself, without tuning: `layer_states` has what encoders make of two
+corpora, `layer_probes` fits linear probes to it, `layer_figures` keeps and draws their figures.
 """

@@ -1,13 +1,14 @@
 """Heads of probes for transcripts (a distribution for every frame) and classes (one an utterance).
 
-Sizes are those of MP3S (arXiv 2308.14456). All are blind to padding.
+Sizes are those of MP3S (arXiv 2308.14456). All are blind to padding. ``input_size`` is D;
+``outputs`` is V, the blank included, or K.
 
 Shape suffixes: B batch, T frames, D features, V vocabulary, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -17,27 +18,15 @@ from summarymixing_modules.models.features.frontend import lengths_to_padding
 from summarymixing_modules.ops.summary import utterance_mean
 
 
-class Recurrent(nn.Module):
-    """A bidirectional LSTM that begins and ends with each utterance, however long its row is.
-
-    Args:
-        input_size: features D.
-        hidden_size: of each direction.
-        layers: how many.
-        dropout: between layers.
-    """
+class _Recurrent(nn.Module):
+    """A bidirectional LSTM that begins and ends with each utterance, however long its row is."""
 
     def __init__(self, input_size: int, hidden_size: int, layers: int, dropout: float) -> None:
         super().__init__()
+        between = dropout if layers > 1 else 0.0
         self.lstm = nn.LSTM(
-            input_size,
-            hidden_size,
-            layers,
-            batch_first=True,
-            dropout=dropout if layers > 1 else 0.0,
-            bidirectional=True,
+            input_size, hidden_size, layers, batch_first=True, dropout=between, bidirectional=True
         )
-        self.output_size = 2 * hidden_size
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """(B, T, 2 · hidden_size); zero in padded frames."""
@@ -48,12 +37,10 @@ class Recurrent(nn.Module):
         return pad_packed_sequence(output, batch_first=True, total_length=x_BTD.shape[1])[0]
 
 
-class _RecurrentHead(nn.Module):
-    """BiLSTM and Linear.
+class RecurrentCTCHead(nn.Module):
+    """BiLSTM and Linear: log-probabilities of every frame.
 
     Args:
-        input_size: features D.
-        outputs: of the linear layer.
         hidden_size: of each direction of the LSTM.
         layers: of the LSTM.
         dropout: between its layers.
@@ -68,29 +55,29 @@ class _RecurrentHead(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        self.recurrent = Recurrent(input_size, hidden_size, layers, dropout)
-        self.output = nn.Linear(self.recurrent.output_size, outputs)
-
-
-class RecurrentCTCHead(_RecurrentHead):
-    """BiLSTM and Linear: log-probabilities of every frame; ``outputs`` is V, blank included."""
+        self.recurrent = _Recurrent(input_size, hidden_size, layers, dropout)
+        self.output = nn.Linear(2 * hidden_size, outputs)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Log-probabilities (B, T, V)."""
         return self.output(self.recurrent(x_BTD, lengths_B)).log_softmax(dim=-1)
 
 
+class PooledRecurrentHead(RecurrentCTCHead):
+    """BiLSTM, mean over the real frames and Linear, of K outputs: scores of the classes."""
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Scores (B, K)."""
+        return self.output(mean_over_time(self.recurrent(x_BTD, lengths_B), lengths_B))
+
+
 class ContextNetCTCHead(nn.Module):
     """ContextNet without strides and Linear: log-probabilities of every frame.
 
     Args:
-        input_size: features D.
-        outputs: vocabulary V, blank included.
         out_channels: features of ContextNet's output.
-        conv_channels: width of each block; None = 256 for the first ten, then 512.
-        num_blocks: how many.
-        num_layers: convolutions of a block.
-        dropout: after every block.
+        num_blocks: of ContextNet.
+        **options: other arguments of `ContextNet`.
     """
 
     def __init__(
@@ -98,20 +85,13 @@ class ContextNetCTCHead(nn.Module):
         input_size: int,
         outputs: int,
         out_channels: int = 640,
-        conv_channels: Sequence[int] | None = None,
         num_blocks: int = 21,
-        num_layers: int = 5,
-        dropout: float = 0.15,
+        **options: Any,
     ) -> None:
         super().__init__()
+        strides = [1] * num_blocks
         self.network = ContextNet(
-            input_size,
-            out_channels,
-            conv_channels=conv_channels,
-            strides=[1] * num_blocks,
-            num_blocks=num_blocks,
-            num_layers=num_layers,
-            dropout=dropout,
+            input_size, out_channels, strides=strides, num_blocks=num_blocks, **options
         )
         self.output = nn.Linear(out_channels, outputs)
 
@@ -125,8 +105,6 @@ class LinearCTCHead(nn.Module):
     """Linear to 1024, Linear: log-probabilities of every frame. Nothing in it is non-linear.
 
     Args:
-        input_size: features D.
-        outputs: vocabulary V, blank included.
         hidden_size: features between the two.
     """
 
@@ -142,12 +120,7 @@ class LinearCTCHead(nn.Module):
 
 
 class PooledLinearHead(nn.Module):
-    """Mean over the real frames and Linear: scores of the classes.
-
-    Args:
-        input_size: features D.
-        outputs: classes K.
-    """
+    """Mean over the real frames and Linear: scores of the classes."""
 
     def __init__(self, input_size: int, outputs: int) -> None:
         super().__init__()
@@ -156,14 +129,6 @@ class PooledLinearHead(nn.Module):
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores (B, K)."""
         return self.output(mean_over_time(x_BTD, lengths_B))
-
-
-class PooledRecurrentHead(_RecurrentHead):
-    """BiLSTM, mean over the real frames and Linear: scores of the classes."""
-
-    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Scores (B, K)."""
-        return self.output(mean_over_time(self.recurrent(x_BTD, lengths_B), lengths_B))
 
 
 def mean_over_time(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:

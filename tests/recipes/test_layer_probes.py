@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.probing import layer_probes
-from summarymixing_modules.probing.layer_tasks import TASKS, Outcome
-from summarymixing_modules.probing.states import ProbedEncoder
+from summarymixing_modules.probing.layer_probes import TASKS, Outcome
+from summarymixing_modules.probing.layer_states import ProbedEncoder
 from tests.ranks import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,14 +57,14 @@ def test_files_are_written_and_what_is_finished_is_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setitem(TASKS, "emotion", replace(TASKS["emotion"], probe=stop))
+        interrupted.setitem(TASKS, "emotion", stop)
         with pytest.raises(KeyboardInterrupt):
             main(given)
     first = json.loads((output / "layer_probes.json").read_text())
     assert [entry["task"] for entry in first] == ["speaker", "content"]
 
     for task in ("speaker", "content"):  # done: not called again
-        monkeypatch.setitem(TASKS, task, replace(TASKS[task], probe=stop))
+        monkeypatch.setitem(TASKS, task, stop)
     main(given)
     said = capsys.readouterr().out.splitlines()
     entries = json.loads((output / "layer_probes.json").read_text())
@@ -129,7 +127,7 @@ def test_bad_input_is_told_before_any_work(encoder: Path, corpora: Path, tmp_pat
 def test_states_that_do_not_fit_into_memory_are_refused(
     encoder: Path, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layer_probes.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
     given = ["--encoders", str(encoder), f"--corpora={corpora}", "--tasks", "content", *SMALL]
     with pytest.raises(InputError, match="lower --max_hours"):
         main([*given, f"--output_folder={tmp_path}"])

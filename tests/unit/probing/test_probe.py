@@ -26,7 +26,7 @@ ECAPA = {"channels": [16, 16, 16, 16, 24], "embedding_size": 7}
 XVECTOR = {"channels": [8, 8, 8, 8, 12], "embedding_size": 7}
 FRAME_HEADS: dict[str, Callable[[], nn.Module]] = {
     "bilstm": lambda: RecurrentCTCHead(D, K, hidden_size=4),
-    "contextnet": lambda: ContextNetCTCHead(D, K, 8, [8, 8], num_blocks=2, num_layers=2),
+    "contextnet": lambda: ContextNetCTCHead(D, K, 8, 2, conv_channels=[8, 8], num_layers=2),
     "linear": lambda: LinearCTCHead(D, K, hidden_size=4),
 }
 POOLED_HEADS: dict[str, Callable[[], nn.Module]] = {
