@@ -64,7 +64,7 @@ def make_searcher(
         full.append(TransformerLMScorer(language_model, lm_temperature))
     if ctc_weight > 0:
         weights["ctc"] = ctc_weight
-        # Alone, it has to choose the candidates itself; beside others, it may score the best of them.
+        # Alone, it has to choose the candidates itself; beside others, it may score the best ones.
         every_token = ctc_weight == 1 or scorer_beam_scale is None
         (full if every_token else partial).append(
             CTCScorer(model.ctc_output, BLANK_INDEX, EOS_INDEX)

@@ -12,11 +12,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from speechbrain.nnet.embedding import Embedding
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from speechbrain.nnet.embedding import Embedding
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder

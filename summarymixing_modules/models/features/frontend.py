@@ -2,8 +2,8 @@
 
 They see no padding: frames past the end count as zero, as what lies outside an utterance does, so
 an utterance comes out the same alone and beside longer ones. ``padding_mode="reflect"`` reflects at
-the edges, as SpeechBrain's ``ConvolutionFrontEnd`` does, but at those of each utterance: SpeechBrain
-reads padding. What reflects its end cannot stream.
+the edges, as SpeechBrain's ``ConvolutionFrontEnd`` does, but at those of each utterance, not of the
+batch. What reflects its end cannot stream.
 
 Shape suffixes: B batch, T frames, F mel bands, C channels, X features between two convolutions,
 D output features.

@@ -147,8 +147,8 @@ def _check_front_end(values: Values) -> None:
 def _check_edges(values: Values) -> None:
     if values.get("streaming") and values.get("padding_mode") == "reflect":
         raise ConfigError(
-            "--padding_mode=reflect reflects the end of an utterance, which a stream does not know: "
-            "give --padding_mode=zeros with --streaming=True."
+            "--padding_mode=reflect reflects the end of an utterance, which a stream does not "
+            "know: give --padding_mode=zeros with --streaming=True."
         )
 
 

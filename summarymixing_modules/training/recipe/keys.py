@@ -227,6 +227,8 @@ _MIXER: dict[str, Kind] = {
     "summary_hid_dim": optional(SIZES),
     "summary_out_dim": optional(POSITIVE_WHOLE),
     "use_layernorm": BOOLEAN,
+    "global_dropout": optional(BELOW_ONE),
+    "hypernet_size": optional(POSITIVE_WHOLE),
     "summary_statistic": choice(*STATISTICS),
     "local_activation": BOOLEAN,
     "summary_activation": BOOLEAN,

@@ -144,7 +144,8 @@ def test_a_reflecting_front_end_is_speechbrains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention_type", "sine"), [("SummaryMixing", True), ("RoPEMHA", False), ("RelPosMHAXL", False)]
+    ("attention_type", "sine"),
+    [("SummaryMixing", True), ("RoPEMHA", False), ("RelPosMHAXL", False)],
 )
 def test_sine_positions_where_the_mixer_brings_none(attention_type: str, sine: bool) -> None:
     model = make(attention_type=attention_type, absolute_positions="where_none")

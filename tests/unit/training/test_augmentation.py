@@ -123,8 +123,8 @@ def test_the_yaml_file_says_the_policy() -> None:
     with AUGMENTATION.open() as file:
         loaded = load_hyperpyyaml(file, "drop_replace: zeros\nspeeds: [100]")
     augment = loaded["fea_augment"]
-    assert (augment.time_drop_count, augment.time_widths) == (4, (15, 25))
-    assert (augment.freq_drop_count, augment.freq_widths) == (4, (10, 20))
+    assert (augment.time_drop_count, augment.time_widths) == (3, (0, 40))
+    assert (augment.freq_drop_count, augment.freq_widths) == (2, (0, 30))
     assert (augment.warp_window, augment.replace) == (5, "zeros")
     assert loaded["wav_augment"].speeds == (100,)
 
