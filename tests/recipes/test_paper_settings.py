@@ -71,5 +71,5 @@ def test_headers_that_claim_a_paper_are_compared_with_it() -> None:
     for file in RECIPES.rglob("hparams/*.yaml"):
         name = file.relative_to(RECIPES).as_posix()
         header = file.read_text(encoding="utf-8").split("\n\nbase:")[0].replace("\n#", " ")
-        if re.search(r"[Ss]ettings( and \w+)? of (arXiv|MP3S)", header):
+        if re.search(r"([Ss]ettings[\w ]* of|Follows) (arXiv|MP3S)", header):
             assert name in PAPERS, f"{name} says whose settings it has: add it"
