@@ -63,12 +63,33 @@ class RecurrentCTCHead(nn.Module):
         return self.output(self.recurrent(x_BTD, lengths_B)).log_softmax(dim=-1)
 
 
-class PooledRecurrentHead(RecurrentCTCHead):
-    """BiLSTM, mean over the real frames and Linear, of K outputs: scores of the classes."""
+class PooledRecurrentHead(nn.Module):
+    """BiLSTM, Linear to D, mean over the real frames and Linear: scores of the classes.
+
+    Args:
+        hidden_size: of each direction of the LSTM; None = D.
+        layers: of the LSTM.
+        dropout: between its layers.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        outputs: int,
+        hidden_size: int | None = None,
+        layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden_size = hidden_size or input_size
+        self.recurrent = _Recurrent(input_size, hidden_size, layers, dropout)
+        self.projection = nn.Linear(2 * hidden_size, input_size)
+        self.output = nn.Linear(input_size, outputs, bias=False)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores (B, K)."""
-        return self.output(mean_over_time(self.recurrent(x_BTD, lengths_B), lengths_B))
+        projected_BTD = self.projection(self.recurrent(x_BTD, lengths_B))
+        return self.output(mean_over_time(projected_BTD, lengths_B))
 
 
 class ContextNetCTCHead(nn.Module):

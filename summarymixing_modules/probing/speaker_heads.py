@@ -54,7 +54,12 @@ class _EmbeddingHead(nn.Module):
             rest = f", the first four multiples of {multiple}" if multiple > 1 else ""
             raise InputError(f"channels={channels} of {embedder}: give five{rest}.")
         if embedder == "ecapa":
-            network = ECAPA_TDNN(input_size, channels=[*channels], lin_neurons=size)
+            network = ECAPA_TDNN(
+                input_size,
+                channels=[*channels],
+                attention_channels=64,  # as in MP3S (arXiv 2308.14456)
+                lin_neurons=size,
+            )
         else:
             network = Xvector(tdnn_channels=[*channels], lin_neurons=size, in_channels=input_size)
         self.embedder = PaddingBlind(network)

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.brain import SafeBrain
+from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe
+from summarymixing_modules.training.recipe.yaml_checks import read_recipe
 from summarymixing_modules.training.scores import codes
 from tests.recipes.tiny import built
 
@@ -137,3 +140,14 @@ def test_a_collapse_is_told(
 def test_bad_settings_are_told(option: str, message: str, run_recipe: RunRecipe) -> None:
     with pytest.raises(InputError, match=message):
         run_recipe(SMALL, *tiny(option), "--debug")
+
+
+def test_the_rate_falls_at_once_after_the_warm_up_and_then_linearly() -> None:
+    recipe = ResolvedRecipe(read_recipe(HPARAMS / "base.yaml"), {})
+    schedule = WarmCoolDecayLRSchedule(**recipe.tree["lr_scheduler"])
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=0.0)
+    rates = []
+    for step in (15_000, 30_000, 30_001, 165_000, 300_001):
+        schedule(optimizer, step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([2.5e-4, 5e-4, 4.587e-4, 2.29e-4, 0.0], rel=2e-3, abs=1e-12)

@@ -12,6 +12,7 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd2d, TransformerASR
 from summarymixing_modules.models.ssl.best_rq import BestRQModel, RandomProjectionQuantiser
 from summarymixing_modules.models.ssl.block_masks import draw_block_masks
+from summarymixing_modules.models.ssl.naive import naive_random_projection_codes
 
 LENGTHS = torch.tensor([61, 40, 23])
 
@@ -134,3 +135,24 @@ def test_nothing_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_block_of_part_of_a_frame_is_refused() -> None:
     with pytest.raises(InputError, match="mask_length=6 must be a multiple of 4"):
         make(mask_length=6)
+
+
+def test_all_hidden_frames_can_count_alike() -> None:
+    model, x_BTF = make(loss_mean="frames").eval(), features()
+    hidden_BT = draw_block_masks(LENGTHS, 64, 0.15, 4)
+    output = model(x_BTF, LENGTHS, hidden_BT)
+    counts_B = hidden_BT[:, ::4].sum(1)
+    want = (output.losses_B * counts_B).sum() / counts_B.sum()
+    torch.testing.assert_close(output.loss, want)
+    assert abs(output.loss - output.losses_B.mean()) > 1e-4
+    with pytest.raises(InputError, match="utterances or frames"):
+        make(loss_mean="batches")
+
+
+def test_what_is_quantised_is_normalised_or_not() -> None:
+    frames_MF = 2 * torch.randn(50, 12) + 3
+    for layernorm in (False, True):
+        quantiser = RandomProjectionQuantiser(12, 32, 8, layernorm=layernorm)
+        seen_MF = torch.nn.functional.layer_norm(frames_MF, (12,)) if layernorm else frames_MF
+        want_MQ = naive_random_projection_codes(seen_MF, quantiser.projection, quantiser.codebook)
+        assert torch.equal(quantiser(frames_MF), want_MQ)

@@ -106,3 +106,10 @@ def test_fixed_statistics_stay_fixed() -> None:
     assert torch.equal(y_BTF[1, 25:], X_BTF[1, 25:])
     assert normalize.glob_mean.tolist() == [1.0] * 20 and not normalize.training
     assert normalize.double().glob_std.dtype == torch.float64
+
+
+def test_the_head_drops_out_between_its_layers() -> None:
+    head = FineTunedModel(*parts(), 12, 6, 3, 0.5).output
+    kinds = [type(layer).__name__ for layer in head]
+    block = ["Linear", "LayerNorm", "LeakyReLU"]
+    assert kinds == [*block, "Dropout", *block, "Dropout", *block, "Linear"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from speechbrain.decoders.transducer import TransducerBeamSearcher
+from speechbrain.nnet.embedding import Embedding
+from speechbrain.nnet.RNN import LSTM
 from torch import Tensor
 
 from summarymixing_modules.data.text import tokenizers
@@ -105,7 +108,7 @@ def test_without_torchaudio_the_plain_form_is_used(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(got_B, want_B, atol=1e-4, rtol=1e-4)
 
 
-def make_model(max_symbols: int = 5, blank: float = 1.5) -> TransducerModel:
+def make_model(max_symbols: int = 5, blank: float = 1.5, **options: Any) -> TransducerModel:
     """A model whose blanks and tokens alternate."""
     torch.manual_seed(0)
     transformer = TransformerASR(
@@ -119,7 +122,7 @@ def make_model(max_symbols: int = 5, blank: float = 1.5) -> TransducerModel:
         kernel_size=5,
     )
     model = TransducerModel(
-        ConvFrontEnd1d(8, (12, 12)), transformer, V, 10, 14, max_symbols=max_symbols
+        ConvFrontEnd1d(8, (12, 12)), transformer, V, 10, 14, max_symbols=max_symbols, **options
     ).eval()
     with torch.no_grad():
         model.joint.output.weight *= 8
@@ -209,6 +212,28 @@ def test_an_utterance_scores_the_same_beside_longer_ones() -> None:
     loss_B = transducer_loss(both.logits_BTUV, tokens_BU, both.lengths_B, torch.tensor([5, 3]))
     (loss_B.mean() + both.ctc_log_probs_BTV.mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_one_hot_predictor_is_speechbrains() -> None:
+    """Layers, dropouts and CTC head as in its recipe, in training, too."""
+    options = {"dropout": 0.1, "embedding_dropout": 0.2, "one_hot": True, "ctc_on_joint": True}
+    model, tokens_BU = make_model(**options).train(), torch.randint(0, V, (3, 5))
+    embedding = Embedding(V, consider_as_one_hot=True, blank_id=BLANK_INDEX)
+    lstm = LSTM(10, input_size=V - 1)
+    lstm.rnn.load_state_dict(model.predictor.lstm.state_dict())
+    torch.manual_seed(3)
+    got_BUP, _ = model.predictor(tokens_BU)
+    torch.manual_seed(3)
+    read = torch.nn.functional.dropout(embedding(tokens_BU), 0.2)
+    want_BUP = torch.nn.functional.dropout(lstm(read)[0], 0.1)
+    torch.testing.assert_close(got_BUP, want_BUP)
+    model.eval()
+    output = model(torch.randn(1, 40, 8), torch.tensor([40]), tokens_BU[:1])
+    projected_BTJ = model.joint.encoder(output.encoded_BTD)
+    want_BTV = model.ctc_output(projected_BTJ).log_softmax(-1)
+    torch.testing.assert_close(output.ctc_log_probs_BTV, want_BTV)
+    rows = BoundedBeamSearcher(model, 2).search(output.encoded_BTD, output.lengths_B)
+    assert len(rows) == 1
 
 
 def test_describes_itself_and_refuses_bad_arguments() -> None:

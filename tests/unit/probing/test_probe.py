@@ -18,7 +18,7 @@ from summarymixing_modules.probing.heads import (
     PooledRecurrentHead,
     RecurrentCTCHead,
 )
-from summarymixing_modules.probing.probe import Probe, WeightedSum
+from summarymixing_modules.probing.probe import Probe, WeightedSum, probe_rates
 from summarymixing_modules.probing.speaker_heads import EmbeddedClassHead, SpeakerHead
 
 D, K = 6, 5
@@ -158,3 +158,27 @@ def test_layers_of_different_widths_are_told() -> None:
 def test_bad_sizes_are_told(embedder: str, channels: list[int] | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SpeakerHead(D, K, embedder, channels)
+
+
+def test_the_pooled_lstm_is_as_wide_as_the_encoder() -> None:
+    """MP3S on SLURP: LSTM, Linear to the encoder's width, mean, Linear."""
+    head, x_BTD = PooledRecurrentHead(D, K), torch.randn(2, 9, D)
+    lstm = nn.LSTM(D, D, 2, batch_first=True, bidirectional=True)
+    lstm.load_state_dict(head.recurrent.lstm.state_dict())
+    want_BK = head.output(head.projection(lstm(x_BTD)[0]).mean(1))
+    torch.testing.assert_close(head.train()(x_BTD, torch.tensor([9, 9])), want_BK)
+    assert head.projection.out_features == D and head.output.bias is None
+
+
+def test_ecapa_has_the_attention_of_mp3s() -> None:
+    network = EmbeddedClassHead(D, K, **ECAPA).embedder.network
+    assert network.asp.tdnn.conv.layer.conv.out_channels == 64
+
+
+def test_the_head_alone_decays() -> None:
+    hparams = dict.fromkeys(("lr", "weights_lr", "weight_decay"), 0.5)
+    factors = dict.fromkeys(("annealing_factor", "weights_annealing_factor"), 0.8)
+    more = {"final_lr": None, "improvement_threshold": 0.0}
+    rates = probe_rates(Probe(2, PooledLinearHead(D, K)), {**hparams, **factors, **more})
+    decays = {n: o.param_groups[0]["weight_decay"] for n, o in rates.optimizers(False).items()}
+    assert decays == {"head": 0.5, "weights": 0}

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.augment.time_domain import DropChunk, DropFreq
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import interpolate
 from torchaudio.functional import resample
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.training.augmentation import SpecAugment, SpeedPerturbation
+from summarymixing_modules.training.augmentation import (
+    SpecAugment,
+    SpeedPerturbation,
+    WithOriginals,
+)
 
 NO_DROPS: dict[str, Any] = {"time_drop_count": 0, "freq_drop_count": 0}
 AUGMENTATION = Path(__file__).parents[3] / "hparams" / "augmentation.yaml"
@@ -123,8 +128,8 @@ def test_the_yaml_file_says_the_policy() -> None:
     with AUGMENTATION.open() as file:
         loaded = load_hyperpyyaml(file, "drop_replace: zeros\nspeeds: [100]")
     augment = loaded["fea_augment"]
-    assert (augment.time_drop_count, augment.time_widths) == (4, (15, 25))
-    assert (augment.freq_drop_count, augment.freq_widths) == (4, (10, 20))
+    assert (augment.time_drop_count, augment.time_widths) == (3, (0, 40))
+    assert (augment.freq_drop_count, augment.freq_widths) == (2, (0, 30))
     assert (augment.warp_window, augment.replace) == (5, "zeros")
     assert loaded["wav_augment"].speeds == (100,)
 
@@ -147,3 +152,18 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 def test_speeds_that_are_refused(speeds: list[Any]) -> None:
     with pytest.raises(InputError, match="whole numbers of percent"):
         SpeedPerturbation(speeds)
+
+
+def test_originals_come_first_and_targets_twice() -> None:
+    lengths_B = torch.tensor([1501, 700])
+    samples_BL = torch.randn(2, 1501)
+    samples_BL[1, 700:] = 0
+    drop_freq, drop_chunk = DropFreq(), DropChunk(100, 200)
+    augment = WithOriginals(SpeedPerturbation([80]), drop_freq, drop_chunk)
+    torch.manual_seed(0)
+    y_BL, share_B = augment(samples_BL, shares(lengths_B))
+    got_B = (share_B * y_BL.shape[1]).round().long().tolist()
+    assert got_B == [1501, 700, 1877, 875] and torch.equal(y_BL[:2, :1501], samples_BL)
+    torch.manual_seed(0)
+    want_BL, want_B = SpeedPerturbation([80])(samples_BL, shares(lengths_B))
+    torch.testing.assert_close(y_BL[2:], drop_chunk(drop_freq(want_BL), want_B))

@@ -10,7 +10,7 @@ from speechbrain.augment.augmenter import Augmenter
 from speechbrain.augment.time_domain import AddNoise
 from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import InputNormalization
-from torch import Tensor
+from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, CTCModel, TransformerASR
@@ -145,3 +145,27 @@ def test_samples_are_normalised_over_the_utterance() -> None:
         torch.testing.assert_close(real_L1.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
         torch.testing.assert_close(real_L1.std(correction=0), torch.tensor(1.0))
     assert (features_BL1[1, 400:] == 0).all()
+
+
+class Louder(nn.Module):
+    """An augmentation that normalisation takes out again."""
+
+    def forward(self, x_BTF: Tensor, share_B: Tensor) -> tuple[Tensor, Tensor]:
+        return 3 * x_BTF + 7, share_B
+
+
+def test_features_can_be_augmented_before_they_are_normalised() -> None:
+    samples_BL, share_B = torch.randn(2, 8000), torch.tensor([1.0, 0.5])
+    plain_BTF, lengths_B = make()(samples_BL, share_B, 1)
+    first_BTF, _ = make(fea_augment=Louder(), augment_first=True)(samples_BL, share_B, 1)
+    torch.testing.assert_close(first_BTF, plain_BTF, rtol=1e-4, atol=1e-4)
+    later_BTF, _ = make(fea_augment=Louder())(samples_BL, share_B, 1)
+    length = int(lengths_B[1])
+    torch.testing.assert_close(later_BTF[1, :length], 3 * plain_BTF[1, :length] + 7)
+
+
+def test_copies_of_utterances_are_taken_where_targets_are_repeated() -> None:
+    more = Augmenter(concat_original=True, augmentations=[AddNoise()])
+    features = make("waveform", wav_augment=more, copies=True)
+    features_BL1, lengths_B = features(torch.randn(2, 100), torch.tensor([1.0, 0.7]), 1)
+    assert len(features_BL1) == 4 and lengths_B.tolist() == [100, 70, 100, 70]

@@ -227,6 +227,8 @@ def test_a_recipe_refuses_before_anything_is_built(tmp_path: Path) -> None:
     assert refusal(tmp_path, "--training_steps=0").startswith("--training_steps=0 must be")
     text = refusal(tmp_path, "--chunk_size_min=40", "--streaming=True")
     assert "--chunk_size_min=40 must be at most --chunk_size_max=32" in text
+    text = refusal(tmp_path, "--padding_mode=reflect", "--streaming=True")
+    assert "give --padding_mode=zeros" in text
     text = refusal(tmp_path, "--summary_hid_dim=[3]")
     assert text.startswith("--attention_type=SummaryMixing cannot be had with --d_model=144 and ")
     assert "needs a GPU" in refusal(tmp_path, "--precision=fp16", "--device=cpu")
