@@ -13,8 +13,8 @@ from typing import Any
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.repository import REPOSITORY
-from summarymixing_modules.text_tables import aligned
-from summarymixing_modules.training.scores.test_sets import missing_utterances
+from summarymixing_modules.text_tables import aligned, plus_minus
+from summarymixing_modules.training.scores.test_sets import interval_of, missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
 HPARAMS = "hparams/small_conformer.yaml"
@@ -78,9 +78,10 @@ def describe(output_folder: Path) -> str:
     """The figures of a finished run as a table, with what they mean and where the rest is."""
     result: dict[str, Any] = json.loads((output_folder / "result.json").read_text())
     missing = missing_utterances(result)
+    wer = plus_minus(f"{result['test_wer']:.2f}", interval_of(result.get("intervals"), "test_wer"))
     rows = [
         ("mixer", result["architecture"]["attention_type"]),
-        ("test WER, unseen voices and sentences", f"{result['test_wer']:.2f} %"),
+        ("test WER, unseen voices and sentences", f"{wer} %"),
         *([("of a part of them", missing)] if missing else []),
         ("parameters", f"{result['parameters']['total'] / 1e6:.2f} M"),
         ("real-time factor of decoding", f"{result['real_time_factor']:.4f}"),

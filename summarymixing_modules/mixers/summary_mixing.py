@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -144,6 +145,7 @@ class SummaryMixing(Mixer):
             combiner_activation=combiner_activation,
             global_dropout=global_dropout or None,
         )
+        self.capabilities = replace(type(self).capabilities, bidirectional="s" in parts)
         self.mode, self.decay = mode, DECAY if decay is None else decay
         self.local_activation, self.summary_activation = local_activation, summary_activation
         self.combiner_activation = combiner_activation and "c" in parts
