@@ -21,9 +21,10 @@ HPARAMS = "hparams/small_conformer.yaml"
 
 CAVEAT = """\
 The voices are synthetic (espeak-ng) and the sentences come from a small grammar: this figure says
-that everything works, not how well the model hears people. A model of the demo that went on
-training on 2.4 hours of recorded speech for two more minutes still got 97 of 100 words wrong there
-(63 % of the characters): see RESULTS.md."""
+that everything works, not how well the model hears people (±: half of the 95 % interval over draws
+of the test sentences). A model of the demo that went on training on 2.4 hours of recorded speech
+for two more minutes still got 97 of 100 words wrong there (63 % of the characters): see
+RESULTS.md."""
 
 
 def run_demo(

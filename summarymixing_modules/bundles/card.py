@@ -166,6 +166,8 @@ def _figures(result: dict[str, Any], note: str) -> str:
         for key, value in found.items()
         if value is not None
     ]
+    if result.get("intervals"):
+        note = f"{note} ± is half of a 95 % interval."
     if missing := missing_utterances(result):
         note = f"{note} Of parts of test sets: {missing}."
     rows += [(key, str(result[key])) for key in _OF_MACHINE if result.get(key)]

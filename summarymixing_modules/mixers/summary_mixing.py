@@ -150,29 +150,20 @@ class SummaryMixing(Mixer):
         self.local_activation, self.summary_activation = local_activation, summary_activation
         self.combiner_activation = combiner_activation and "c" in parts
         self.nhead = self._heads(nhead)
-        local_sizes, summary_sizes = [0], [0]  # no features where there is no f, or no s
-        if "f" in parts:
-            local_sizes = self._sizes("local_proj_hid_dim", local_proj_hid_dim, local_proj_out_dim)
-        else:
-            say_unused("a cell without f", "local_proj_hid_dim", local_proj_hid_dim)
-            say_unused("a cell without f", "local_proj_out_dim", local_proj_out_dim)
-        if "s" in parts:
-            summary_sizes = self._sizes("summary_hid_dim", summary_hid_dim, summary_out_dim)
-        else:
-            say_unused("a cell without s", "summary_hid_dim", summary_hid_dim)
-            say_unused("a cell without s", "summary_out_dim", summary_out_dim)
+        local = self._sizes("local_proj", local_proj_hid_dim, local_proj_out_dim, "f" in parts)
+        summary = self._sizes("summary", summary_hid_dim, summary_out_dim, "s" in parts)
         self.activation = make_activation(activation)
         if global_dropout is None:
             global_dropout = GLOBAL_DROPOUT if "c" in parts else 0.0
         self.dropout = nn.Dropout(global_dropout)
-        self.statistic = self._make_statistic(summary_statistic, summary_sizes[-1])
+        self.statistic = self._make_statistic(summary_statistic, summary[-1])
         if "c" not in parts:
-            check_sum(enc_dim, local_sizes[-1], self.statistic.out_dim)
-        self._make_projections(local_sizes, summary_sizes, "c" in parts)
+            check_sum(enc_dim, local[-1], self.statistic.out_dim)
+        self._make_projections(local, summary, "c" in parts)
         normalise = use_layernorm is not False and mode in (FULL, EXPDECAY)
         if use_layernorm and not normalise:
             say_unused(mode, "use_layernorm", True)
-        self.local_norm = _norm(local_sizes[-1], normalise)
+        self.local_norm = _norm(local[-1], normalise)
         self.summary_norm = _norm(self.statistic.out_dim, normalise)
 
     def _heads(self, nhead: int) -> int:
@@ -181,14 +172,20 @@ class SummaryMixing(Mixer):
             return 1
         return nhead
 
-    def _sizes(self, name: str, hidden: Sequence[int] | None, out: int | None) -> list[int]:
-        """Layer sizes of f or s."""
+    def _sizes(
+        self, name: str, hidden: Sequence[int] | None, out: int | None, present: bool
+    ) -> list[int]:
+        """Layer sizes of f or s; no features where the cell has none."""
+        if not present:
+            say_unused(f"a cell without {name}", f"{name}_hid_dim", hidden)
+            say_unused(f"a cell without {name}", f"{name}_out_dim", out)
+            return [0]
         out = self.enc_dim if out is None else out
         if self.mode == FAST:
-            say_unused(FAST, name, hidden)
+            say_unused(FAST, f"{name}_hid_dim", hidden)
             return [out]
         sizes = [*([self.enc_dim] if hidden is None else hidden), out]
-        check_sizes(name, sizes, self.nhead)
+        check_sizes(f"{name}_hid_dim", sizes, self.nhead)
         return sizes
 
     def _make_statistic(self, name: str, summary_dim: int) -> SummaryStatistic:

@@ -141,9 +141,7 @@ def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRate)
 
 
 def format_matrix(cells: Sequence[Cell], title: str) -> str:
-    """The cells as a text table: left contexts down, chunk lengths across, full context below;
-    with half the width of the intervals.
-    """
+    """The cells as a text table: left contexts down, chunk lengths across, full context below."""
     sizes = list(dict.fromkeys(cell.chunk_ms for cell in cells if cell.chunk_ms is not None))
     lefts = list(dict.fromkeys(cell.left_chunks for cell in cells if cell.chunk_ms is not None))
     wer = {
@@ -153,7 +151,8 @@ def format_matrix(cells: Sequence[Cell], title: str) -> str:
     rows = [["left chunks", *(f"{size:>5.0f} ms" for size in sizes)]]
     rows += [[_left_name(left), *(wer[size, left] for size in sizes)] for left in lefts]
     table = aligned(rows, range(len(rows[0])), separator=" | ")
-    return f"WER (%) on {title}, greedy\n{table}\nfull context: {wer[None, None]}"
+    head = f"WER (%) on {title}, greedy, ± half of the 95 % interval"
+    return f"{head}\n{table}\nfull context: {wer[None, None]}"
 
 
 def write_matrix(cells: Sequence[Cell], folder: Path, name: str) -> None:
