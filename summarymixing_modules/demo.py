@@ -13,17 +13,18 @@ from typing import Any
 from summarymixing_modules.data.demo.corpus import make_demo_corpus
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.repository import REPOSITORY
-from summarymixing_modules.text_tables import aligned
-from summarymixing_modules.training.scores.test_sets import missing_utterances
+from summarymixing_modules.text_tables import aligned, plus_minus
+from summarymixing_modules.training.scores.test_sets import interval_of, missing_utterances
 
 RECIPE = Path("recipes/LibriSpeech/ASR/CTC")
 HPARAMS = "hparams/small_conformer.yaml"
 
 CAVEAT = """\
 The voices are synthetic (espeak-ng) and the sentences come from a small grammar: this figure says
-that everything works, not how well the model hears people. A model of the demo that went on
-training on 2.4 hours of recorded speech for two more minutes still got 97 of 100 words wrong there
-(63 % of the characters): see RESULTS.md."""
+that everything works, not how well the model hears people (±: half of the 95 % interval over draws
+of the test sentences). A model of the demo that went on training on 2.4 hours of recorded speech
+for two more minutes still got 97 of 100 words wrong there (63 % of the characters): see
+RESULTS.md."""
 
 
 def run_demo(
@@ -78,9 +79,10 @@ def describe(output_folder: Path) -> str:
     """The figures of a finished run as a table, with what they mean and where the rest is."""
     result: dict[str, Any] = json.loads((output_folder / "result.json").read_text())
     missing = missing_utterances(result)
+    wer = plus_minus(f"{result['test_wer']:.2f}", interval_of(result.get("intervals"), "test_wer"))
     rows = [
         ("mixer", result["architecture"]["attention_type"]),
-        ("test WER, unseen voices and sentences", f"{result['test_wer']:.2f} %"),
+        ("test WER, unseen voices and sentences", f"{wer} %"),
         *([("of a part of them", missing)] if missing else []),
         ("parameters", f"{result['parameters']['total'] / 1e6:.2f} M"),
         ("real-time factor of decoding", f"{result['real_time_factor']:.4f}"),

@@ -8,6 +8,16 @@ from itertools import zip_longest
 Rows = Sequence[Sequence[str]]
 
 
+def plus_minus(figure: str, interval: Sequence[float] | None) -> str:
+    """A figure with half the width of its interval, such as "12.32 ± 0.81".
+
+    Args:
+        figure: as text.
+        interval: low and high; None where it is not known.
+    """
+    return figure if interval is None else f"{figure} ± {(interval[1] - interval[0]) / 2:.2g}"
+
+
 def aligned(rows: Rows, right: Collection[int] = (), separator: str = "  ") -> str:
     """Lines with columns below each other.
 

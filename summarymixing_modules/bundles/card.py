@@ -7,8 +7,8 @@ from typing import Any
 
 from summarymixing_modules.bundles.kinds import CLASSIFIER, ENCODER, RECOGNISER, kind_of
 from summarymixing_modules.bundles.run import RunContent
-from summarymixing_modules.text_tables import markdown
-from summarymixing_modules.training.scores.test_sets import missing_utterances
+from summarymixing_modules.text_tables import markdown, plus_minus
+from summarymixing_modules.training.scores.test_sets import interval_of, missing_utterances
 
 _CARD = """\
 ---
@@ -157,10 +157,17 @@ def _figures(result: dict[str, Any], note: str) -> str:
     metrics = result.get("metrics") or {}
     found = {**metrics, **{key: result.get(key) for key in _OF_TRAINING}}
     rows = [
-        (key, str(value) if key == "optimizer_steps" else f"{value:.4g}")
+        (
+            key,
+            str(value)
+            if key == "optimizer_steps"
+            else plus_minus(f"{value:.4g}", interval_of(result.get("intervals"), key)),
+        )
         for key, value in found.items()
         if value is not None
     ]
+    if result.get("intervals"):
+        note = f"{note} ± is half of a 95 % interval."
     if missing := missing_utterances(result):
         note = f"{note} Of parts of test sets: {missing}."
     rows += [(key, str(result[key])) for key in _OF_MACHINE if result.get(key)]

@@ -25,7 +25,7 @@ from summarymixing_modules.mixers.linformer import Linformer
 from summarymixing_modules.mixers.localattention import LocalAttention
 from summarymixing_modules.mixers.mamba import Mamba, MambaDirection
 from summarymixing_modules.mixers.performer import Performer
-from summarymixing_modules.mixers.summary_mixing import LITE, SummaryMixing
+from summarymixing_modules.mixers.summary_mixing import SummaryMixing
 from summarymixing_modules.mixers.summary_statistics import (
     DecayedMean,
     MeanAndDeviation,
@@ -62,12 +62,19 @@ def naive_summary_mixing(
     each_BTS = _mlp(cell, x_BTD, slice(width, None), cell.summary_layers, cell.summary_activation)
     chunks = Chunks.of(chunk_size, left_context_size)
     summary_BTR = _statistic(cell, each_BTS, padding_BT, chunks)
-    if cell.mode == LITE:
-        return summary_BTR
     local_BTF = _mlp(cell, x_BTD, slice(0, width), cell.local_layers, cell.local_activation)
-    both = torch.cat([cell.local_norm(local_BTF), cell.summary_norm(summary_BTR)], dim=-1)
-    weight = torch.cat([cell.combine_local.weight, cell.combine_summary.weight], dim=1)
-    y_BTD = F.linear(cell.dropout(both), weight, cell.combine_local.bias)
+    parts = [
+        (cell.dropout(norm(part)), half)
+        for part, norm, half in (
+            (local_BTF, cell.local_norm, cell.combine_local),
+            (summary_BTR, cell.summary_norm, cell.combine_summary),
+        )
+        if part.shape[-1]
+    ]
+    if not isinstance(parts[0][1], nn.Linear):
+        return torch.stack([part for part, _ in parts]).sum(0)
+    weight = torch.cat([half.weight for _, half in parts], dim=1)
+    y_BTD = F.linear(torch.cat([part for part, _ in parts], dim=-1), weight, parts[0][1].bias)
     return cell.activation(y_BTD) if cell.combiner_activation else y_BTD
 
 

@@ -21,7 +21,7 @@ MEAN_STD = "mean_std"
 STATISTICS = (MEAN, WEIGHTED, MEAN_STD)
 
 
-def check_mode(mode: str, decay: float | None, global_dropout: float | None) -> None:
+def check_mode(mode: str, decay: float | None) -> None:
     """Refuses a mode that does not exist, and numbers that are wrong or not of that mode.
 
     Raises:
@@ -35,11 +35,6 @@ def check_mode(mode: str, decay: float | None, global_dropout: float | None) -> 
         raise InputError(
             f"decay={decay} means nothing in mode={mode}, whose means do not decay: leave it out, "
             f"or choose mode={EXPDECAY}."
-        )
-    if global_dropout and mode == LITE:
-        raise InputError(
-            f"global_dropout={global_dropout} means nothing in mode={LITE}, which has no combiner: "
-            f"leave it out, or choose mode={FULL}."
         )
 
 
@@ -65,22 +60,59 @@ def check_statistic(mode: str, statistic: str) -> None:
         )
 
 
-def check_parts(mode: str, local_activation: bool, combiner_activation: bool) -> None:
-    """Refuses a switch for a part that the mode does not have.
+def parts_of(mode: str, local_proj: bool, summary_proj: bool, combiner: bool) -> str:
+    """Which of f, s and c a cell has, such as "fsc".
 
     Raises:
-        InputError: naming the flag, the mode and the remedy.
+        InputError: a switch that the mode does not have, or neither f nor s is left.
     """
-    if mode != LITE:
-        return
-    for flag, value, part in (
-        ("local_activation", local_activation, "f"),
-        ("combiner_activation", combiner_activation, "c"),
-    ):
-        if not value:
+    given = {"local_proj": local_proj, "summary_proj": summary_proj, "combiner": combiner}
+    off = [flag for flag, value in given.items() if not value]
+    if off and mode in (LITE, EXPDECAY):
+        raise InputError(
+            f"{off[0]}=False cannot be had in mode={mode}: leave it True, or choose mode={FULL}."
+        )
+    if not (local_proj or summary_proj):
+        raise InputError(
+            "local_proj=False and summary_proj=False leave nothing of the cell: leave one of them "
+            "True, or choose attention_type=cnnonly."
+        )
+    if mode == LITE:
+        return "s"
+    return "".join(part for part, there in zip("fsc", given.values(), strict=True) if there)
+
+
+def check_absent(mode: str, parts: str, **options: object) -> None:
+    """Refuses options of parts that the cell does not have.
+
+    Args:
+        mode: one of ``MODES``.
+        parts: from ``parts_of``.
+        **options: the activations, the statistic and the dropout that were asked for.
+
+    Raises:
+        InputError: naming the option, the mode and the remedy.
+    """
+    for option, value in options.items():
+        part = {"local": "f", "summary": "s"}.get(option.split("_")[0], "c")
+        if part not in parts and value not in (None, True, MEAN):
             raise InputError(
-                f"{flag}=False means nothing in mode={LITE}, which has no {part}: leave it True "
-                "(the activation of s is summary_activation)."
+                f"{option}={value} means nothing in this cell (mode={mode}), which has no {part}: "
+                "leave it out."
+            )
+
+
+def check_sum(enc_dim: int, local_dim: int, summary_dim: int) -> None:
+    """Refuses outputs of f and s that cannot be the output of a cell without c, as in lite.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    for flag, size in (("local_proj_out_dim", local_dim), ("summary_out_dim", summary_dim)):
+        if size not in (0, enc_dim):
+            raise InputError(
+                f"without c the output is f + the summary: {size} features ({flag}) must be "
+                f"enc_dim={enc_dim}."
             )
 
 

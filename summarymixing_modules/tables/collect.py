@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.tables.commands import LOCAL, Launch, fingerprint
-from summarymixing_modules.tables.figures import look_up
+from summarymixing_modules.tables.figures import look_up, look_up_interval
 from summarymixing_modules.tables.plan import Run, plan
 from summarymixing_modules.tables.record import (
     FAILED,
@@ -19,6 +19,7 @@ from summarymixing_modules.tables.record import (
     result_file,
 )
 from summarymixing_modules.tables.schema import Column, Row, Stage, Table
+from summarymixing_modules.training.scores.score import Interval
 from summarymixing_modules.training.scores.test_sets import missing_utterances
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "differs", "not run"
@@ -38,6 +39,7 @@ class Cell:
         column: its column.
         published: the figure of the publication; None if it has none.
         ours: from ``result.json``; None if there is none yet.
+        interval: 95 % of ours, low and high; None where it is not known.
         verdict: `REPRODUCED`, `DIFFERS`, `NOT_RUN`, `OURS_ONLY` (nothing to compare with),
             `PUBLISHED_ONLY` (nothing here makes it), `NOT_JUDGED` (the column has no tolerance),
             `NO_FIGURE` (the run is done, and has none) or `INCOMPLETE` (of a part of a test set).
@@ -54,6 +56,7 @@ class Cell:
     note: str = ""
     result: str | None = None
     provenance: Mapping[str, Any] | None = None
+    interval: Interval | None = None
 
     @property
     def difference(self) -> float | None:
@@ -102,12 +105,13 @@ def _cell(
     run = runs[row.name, stage.name]
     used = [run]
     published, ours = row.published.get(column.name), _figure(run, row, column)
-    note, file = _why_not(run), None
+    note, file, interval = _why_not(run), None, None
     provenance: Mapping[str, Any] | None = None
     if (result := read_result(run)) is not None:
         head = result.get("header", result)  # of a measurement
         provenance = {key: head.get(key) for key in _PROVENANCE}
         file = str(result_file(run))
+        interval = look_up_interval(result, _metric(row, column))
     if column.relative_to is not None:
         (other,) = [entry for entry in table.rows if entry.name == column.relative_to]
         other_stage = table.stage_of(column, other)
@@ -120,13 +124,14 @@ def _cell(
         if ours is not None and not base:
             note = f"row '{other.name}', by which it is divided, has no figure yet"
         ours = ours / base if ours is not None and base else None
+        interval = None
     verdict = judge(column, published, ours)
     if verdict == NOT_RUN and file is not None:
         verdict = NO_FIGURE
         note = note or f"{result_file(run).name} has no {column.metric}"
     if ours is not None and (missing := _missing(used, column)):
         verdict, note = INCOMPLETE, "; ".join(filter(None, (note, missing)))
-    return Cell(row.name, column.name, published, ours, verdict, note, file, provenance)
+    return Cell(row.name, column.name, published, ours, verdict, note, file, provenance, interval)
 
 
 def _missing(runs: Sequence[Run], column: Column) -> str:
@@ -138,7 +143,11 @@ def _missing(runs: Sequence[Run], column: Column) -> str:
 
 def _figure(run: Run, row: Row, column: Column) -> float | None:
     result = read_result(run)
-    return None if result is None else look_up(result, column.metric.replace("{row}", row.name))
+    return None if result is None else look_up(result, _metric(row, column))
+
+
+def _metric(row: Row, column: Column) -> str:
+    return column.metric.replace("{row}", row.name)
 
 
 def judge(column: Column, published: float | None, ours: float | None) -> str:

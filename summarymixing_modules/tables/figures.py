@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from summarymixing_modules.tables.schema import TableError
+from summarymixing_modules.training.scores.score import Interval
+from summarymixing_modules.training.scores.test_sets import interval_of
 
 _STEP = re.compile(r"([^.\[\]]+)(?:\[([^\]]*)\])?(?:\.|$)")
 
@@ -28,14 +30,31 @@ def look_up(result: Mapping[str, Any], metric: str) -> float | None:
     """
     if metric in DERIVED:
         return DERIVED[metric](result)
+    node = _node(result, metric)
+    if isinstance(node, bool) or not isinstance(node, int | float):
+        return None
+    return float(node)
+
+
+def look_up_interval(result: Mapping[str, Any], metric: str) -> Interval | None:
+    """The 95 % interval of a figure; None where it has none.
+
+    Args:
+        result: content of ``result.json``.
+        metric: its path, as in `look_up`.
+    """
+    if metric.startswith("streaming_matrix."):
+        return interval_of(_node(result, metric.removesuffix(".wer")), "interval")
+    return interval_of(result.get("intervals"), metric.removeprefix("metrics."))
+
+
+def _node(result: Mapping[str, Any], metric: str) -> Any:
     node: Any = result
     for name, selector in _steps(metric):
         node = node.get(name) if isinstance(node, Mapping) else None
         if selector:
             node = _select(node, selector)
-    if isinstance(node, bool) or not isinstance(node, int | float):
-        return None
-    return float(node)
+    return node
 
 
 def _steps(metric: str) -> list[tuple[str, str]]:

@@ -362,13 +362,20 @@ class SafeBrain(SafeStepBrain):
         for name, data in test_sets.items():
             self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
             self.test_sets.add(name, data, self.evaluated)
-            metrics |= {f"{name}_{key.lower()}": value for key, value in self.test_stats.items()}
-            for key, score in self.headlines.items():
-                metrics.setdefault(key, self.test_stats[score])
+            self._enter(metrics, name, self.test_stats)
+            for score in self.scores.values():
+                self._enter(self.test_sets.intervals, name, score.intervals())
             if self.output_folder is not None and if_main_process():
                 for score in self.scores.values():
                     score.write(name, self.output_folder, single=len(test_sets) == 1)
         return metrics, self.test_sets.real_time_factor
+
+    def _enter(self, figures: dict[str, Any], test_set: str, found: Mapping[str, Any]) -> None:
+        """Adds what was found in a test set; of the first one, as `headlines`, too."""
+        figures |= {f"{test_set}_{key.lower()}": value for key, value in found.items()}
+        for key, score in self.headlines.items():
+            if score in found:
+                figures.setdefault(key, found[score])
 
     def finish(
         self,

@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from summarymixing_modules.data.files import write_atomically, write_csv
 from summarymixing_modules.pictures import line_style, picture
-from summarymixing_modules.text_tables import aligned
+from summarymixing_modules.text_tables import aligned, plus_minus
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.data.transcribed import ASRData
 from summarymixing_modules.training.guard import is_empty
 from summarymixing_modules.training.scores.error_rates import ErrorRate, split_words
+from summarymixing_modules.training.scores.score import Interval
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Cell:
         chunk_ms: the same in milliseconds.
         left_chunks: chunks seen to the left; None = all.
         wer: percent.
+        interval: 95 % of it, low and high.
     """
 
     chunk_size: int | None
     chunk_ms: float | None
     left_chunks: int | None
     wer: float
+    interval: Interval | None = None
 
 
 def streaming_matrices(
@@ -131,21 +134,25 @@ def _frame_ms(brain: SafeBrain) -> float:
 
 
 def _cell(config: DynChunkTrainConfig | None, frame_ms: float, score: ErrorRate) -> Cell:
-    wer = score.percent
+    rate = score.percent, score.interval()
     if config is None:
-        return Cell(None, None, None, wer)
-    return Cell(config.chunk_size, config.chunk_size * frame_ms, config.left_context_size, wer)
+        return Cell(None, None, None, *rate)
+    return Cell(config.chunk_size, config.chunk_size * frame_ms, config.left_context_size, *rate)
 
 
 def format_matrix(cells: Sequence[Cell], title: str) -> str:
     """The cells as a text table: left contexts down, chunk lengths across, full context below."""
     sizes = list(dict.fromkeys(cell.chunk_ms for cell in cells if cell.chunk_ms is not None))
     lefts = list(dict.fromkeys(cell.left_chunks for cell in cells if cell.chunk_ms is not None))
-    wer = {(cell.chunk_ms, cell.left_chunks): cell.wer for cell in cells}
+    wer = {
+        (cell.chunk_ms, cell.left_chunks): plus_minus(f"{cell.wer:.2f}", cell.interval)
+        for cell in cells
+    }
     rows = [["left chunks", *(f"{size:>5.0f} ms" for size in sizes)]]
-    rows += [[_left_name(left), *(f"{wer[size, left]:.2f}" for size in sizes)] for left in lefts]
+    rows += [[_left_name(left), *(wer[size, left] for size in sizes)] for left in lefts]
     table = aligned(rows, range(len(rows[0])), separator=" | ")
-    return f"WER (%) on {title}, greedy\n{table}\nfull context: {wer[None, None]:.2f}"
+    head = f"WER (%) on {title}, greedy, ± half of the 95 % interval"
+    return f"{head}\n{table}\nfull context: {wer[None, None]}"
 
 
 def write_matrix(cells: Sequence[Cell], folder: Path, name: str) -> None:
@@ -159,7 +166,13 @@ def write_matrix(cells: Sequence[Cell], folder: Path, name: str) -> None:
     stem = folder / f"streaming_matrix_{name}"
     rows = [asdict(cell) for cell in cells]
     write_atomically(stem.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
-    write_csv(stem.with_suffix(".csv"), [list(rows[0]), *(list(row.values()) for row in rows)])
+    write_csv(
+        stem.with_suffix(".csv"),
+        [
+            ["chunk_size", "chunk_ms", "left_chunks", "wer", "low", "high"],
+            *([c.chunk_size, c.chunk_ms, c.left_chunks, c.wer, *(c.interval or ())] for c in cells),
+        ],
+    )
     _plot(cells, stem.with_suffix(".png"), f"Greedy decoding of {name} in chunks")
 
 

@@ -226,6 +226,9 @@ def test_bad_audio_is_left_out_listed_and_limited(
         {"test-clean": 3},
         {"test-clean": 1},
     )
+    assert set(result["intervals"]) == {"test-clean_wer", "test-clean_cer", "test_wer"}
+    low, high = result["intervals"]["test_wer"]
+    assert low <= result["test_wer"] <= high
     assert result["ctc_too_short"] == 1
     (named,) = (tmp_path / "run" / "ctc_too_short.csv").read_text().splitlines()[1:]
     assert named.startswith(f"{long.stem},") and int(named.rpartition(",")[2]) > 400

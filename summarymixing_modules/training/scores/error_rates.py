@@ -1,20 +1,24 @@
 """Error rates: edits by the tokens of the references (Levenshtein, "Binary codes capable of
-correcting deletions, insertions, and reversals", 1966).
+correcting deletions, insertions, and reversals", 1966), with intervals (Bisani and Ney, "Bootstrap
+estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from summarymixing_modules.training.scores.score import Score
+from summarymixing_modules.training.scores.score import Interval, Score
 
 logger = get_logger(__name__)
+
+DRAWS, CONFIDENCE, SEED = 1000, 0.95, 2004
 
 
 @dataclass
@@ -25,22 +29,47 @@ class ErrorRate:
     times as long for characters.
 
     Attributes:
-        edits: insertions, deletions and substitutions.
-        tokens: of the references.
+        counts: of each utterance, its edits and the tokens of its reference.
     """
 
-    edits: int = 0
-    tokens: int = 0
+    counts: list[tuple[int, int]] = field(default_factory=list)
 
     def append(self, predicted: Sequence[Hashable], reference: Sequence[Hashable]) -> None:
         """Counts an utterance: lists of words, or texts, which are characters."""
-        self.edits += Levenshtein.distance(predicted, reference)
-        self.tokens += len(reference)
+        self.counts.append((Levenshtein.distance(predicted, reference), len(reference)))
+
+    @property
+    def edits(self) -> int:
+        """Insertions, deletions and substitutions of all utterances."""
+        return sum(edits for edits, _ in self.counts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all references."""
+        return sum(tokens for _, tokens in self.counts)
 
     @property
     def percent(self) -> float:
         """Edits by 100 tokens; NaN where there was no token."""
         return 100 * self.edits / self.tokens if self.tokens else float("nan")
+
+    def interval(self) -> Interval:
+        """The 95 % interval of `percent`: quantiles over 1,000 draws of as many utterances, with
+        replacement.
+
+        The same utterances give the same interval, in whatever order they come. Draws without a
+        token do not count; NaN where there was no token.
+        """
+        if not self.tokens:
+            return float("nan"), float("nan")
+        counts_U2 = np.array(sorted(self.counts))
+        generator, utterances = np.random.default_rng(SEED), len(counts_U2)
+        draws = (generator.integers(utterances, size=utterances) for _ in range(DRAWS))
+        sums_R2 = np.stack([counts_U2[drawn_U].sum(axis=0) for drawn_U in draws])
+        edits_R, tokens_R = sums_R2[sums_R2[:, 1] > 0].T
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(100 * edits_R / tokens_R, [tail, 1 - tail])
+        return float(low), float(high)
 
 
 def split_words(text: str) -> list[str]:
@@ -72,6 +101,10 @@ class TranscriptScore(Score):
     def summarise(self) -> dict[str, float]:
         """ "WER" and "CER" in percent; NaN where nothing was recognised."""
         return {"WER": self.words.percent, "CER": self.characters.percent}
+
+    def intervals(self) -> dict[str, Interval]:
+        """The 95 % intervals of "WER" and "CER", in percent."""
+        return {"WER": self.words.interval(), "CER": self.characters.interval()}
 
     def write(self, name: str, folder: Path, single: bool) -> None:
         """Writes the alignments, with insertions, deletions and substitutions."""

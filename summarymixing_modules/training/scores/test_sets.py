@@ -8,6 +8,8 @@ from typing import Any
 
 from speechbrain.utils.logger import get_logger
 
+from summarymixing_modules.training.scores.score import Interval
+
 logger = get_logger(__name__)
 
 
@@ -41,11 +43,12 @@ class Evaluated:
 
 @dataclass
 class TestSets:
-    """How much of the test sets was scored.
+    """How much of the test sets was scored, and how sure the scores are.
 
     Attributes:
         utterances: of each test set, how many were scored.
         missing: how many of its utterances were not: a file cannot be used, or ``--debug``.
+        intervals: metric → its 95 % interval.
         seconds, audio_seconds: of computing, and of audio, over all sets.
     """
 
@@ -53,6 +56,7 @@ class TestSets:
 
     utterances: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
     seconds: float = 0.0
     audio_seconds: float = 0.0
 
@@ -76,10 +80,25 @@ class TestSets:
         """Seconds of computing per second of audio."""
         return self.seconds / max(self.audio_seconds, 1e-9)
 
-    def report(self) -> dict[str, dict[str, int]]:
+    def report(self) -> dict[str, dict[str, Any]]:
         """For result.json; nothing where nothing was tested."""
-        counts = {"test_utterances": self.utterances, "test_missing": self.missing}
-        return counts if self.utterances else {}
+        found = {
+            "test_utterances": self.utterances,
+            "test_missing": self.missing,
+            "intervals": self.intervals,
+        }
+        return found if self.utterances else {}
+
+
+def interval_of(figures: Mapping[str, Any] | None, name: str) -> Interval | None:
+    """An interval out of a ``result.json``; None where it has none.
+
+    Args:
+        figures: entries, such as ``intervals``.
+        name: of one, such as ``test-clean_wer``.
+    """
+    bounds = (figures or {}).get(name)
+    return None if bounds is None or None in bounds else (bounds[0], bounds[1])
 
 
 def missing_utterances(result: Mapping[str, Any]) -> str:

@@ -51,6 +51,12 @@ FORMS: dict[str, dict[str, object]] = {
     "s ends linear": {"summary_activation": False, "summary_hid_dim": [8, 24], "nhead": 2},
     "s linear in lite": {"summary_activation": False, "summary_hid_dim": [], "mode": LITE},
     "c linear in fast": {"combiner_activation": False, "local_activation": False, "mode": FAST},
+    "no f": {"local_proj": False, "nhead": 2},
+    "no f, fast, deviations": {"local_proj": False, "mode": FAST, "summary_statistic": MEAN_STD},
+    "no s": {"summary_proj": False, "nhead": 2, "local_proj_out_dim": 24},
+    "no c": {"combiner": False, "nhead": 2, "local_activation": False},
+    "no c, fast, weighted": {"combiner": False, "mode": FAST, "summary_statistic": WEIGHTED},
+    "no f, no c": {"local_proj": False, "combiner": False},
     "all linear, decay": {**OFF, "mode": EXPDECAY, "summary_hid_dim": []},
     "all linear, weighted": {**OFF, "summary_statistic": WEIGHTED},
 }
@@ -233,12 +239,24 @@ def test_scores_stay_in_float32() -> None:
         ({"summary_hid_dim": [512, 512]}, 788_992 + 128 * 512 + 512),
         ({"summary_hid_dim": [128]}, 788_992 - 2 * 128 * 384 - 384),
         ({"mode": LITE, "summary_statistic": WEIGHTED}, 132_096 + 512),
+        ({"local_proj": False}, 132_096 + 512 * 512 + 512),
+        ({"summary_proj": False}, 132_096 + 512 * 512 + 512),
+        ({"combiner": False}, 2 * 132_096),
         ({"mode": FAST, "summary_statistic": MEAN_STD}, 1_050_112 + 512 * 512),
     ],
 )
 def test_parameters_at_512(options: dict, parameters: int) -> None:
     cell = SummaryMixing(512, 4, use_layernorm=False, **options)
     assert sum(p.numel() for p in cell.parameters()) == parameters
+
+
+@torch.no_grad()
+def test_lite_has_neither_f_nor_c() -> None:
+    torch.manual_seed(0)
+    lite, x_BTD = cell_of(mode=LITE, nhead=2), torch.randn(2, 9, D)
+    cell = cell_of(local_proj=False, combiner=False, use_layernorm=False, nhead=2)
+    cell.load_state_dict(lite.state_dict())
+    assert torch.equal(cell(x_BTD, chunk_size=4), lite(x_BTD, chunk_size=4))
 
 
 def test_the_default_has_no_new_name() -> None:
@@ -279,8 +297,19 @@ def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="mean_std .*lite.*Choose mean or weighted, or mode="):
         cell_of(mode=LITE, summary_statistic=MEAN_STD)
     for flag in ("local_activation", "combiner_activation"):
-        with pytest.raises(InputError, match=f"{flag}=False .*lite.*leave it True"):
+        with pytest.raises(InputError, match=f"{flag}=False .*lite.*leave it out"):
             cell_of(mode=LITE, **{flag: False})
+    for mode in (LITE, EXPDECAY):
+        with pytest.raises(InputError, match=f"combiner=False .*mode={mode}: leave it True"):
+            cell_of(mode=mode, combiner=False)
+    with pytest.raises(InputError, match="leave nothing of the cell.*cnnonly"):
+        cell_of(local_proj=False, summary_proj=False)
+    with pytest.raises(InputError, match="summary_statistic=weighted .*which has no s"):
+        cell_of(summary_proj=False, summary_statistic=WEIGHTED)
+    with pytest.raises(InputError, match="global_dropout=0.1 .*which has no c"):
+        cell_of(combiner=False, global_dropout=0.1)
+    with pytest.raises(InputError, match=r"32 features \(summary_out_dim\) must be enc_dim=16"):
+        cell_of(combiner=False, summary_statistic=MEAN_STD)
     with pytest.raises(InputError, match="a layer of 6 features .*nhead=4.*summary_hid_dim"):
         cell_of(nhead=4, summary_hid_dim=[6])
     with pytest.raises(InputError, match="a layer of 0 features .*local_proj_hid_dim"):

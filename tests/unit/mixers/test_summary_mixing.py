@@ -185,7 +185,7 @@ def test_what_is_refused() -> None:
         SummaryMixing(D, mode="mean")
     with pytest.raises(ValueError, match="nhead=5"):
         SummaryMixing(D, nhead=5)
-    with pytest.raises(ValueError, match="summary_out_dim=12 must be enc_dim=24"):
+    with pytest.raises(ValueError, match=r"12 features \(summary_out_dim\) must be enc_dim=24"):
         SummaryMixing(D, mode=LITE, summary_out_dim=12)
     with pytest.raises(ValueError, match="decay=1.5"):
         SummaryMixing(D, mode=EXPDECAY, decay=1.5)

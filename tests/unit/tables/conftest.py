@@ -29,7 +29,8 @@ wer = float(flags.get("wer", 5.0))
 matrix = [{"chunk_size": 8, "chunk_ms": 320.0, "left_chunks": 4, "wer": wer + 1}]
 matrix += [{"chunk_size": None, "chunk_ms": None, "left_chunks": None, "wer": wer}]
 result = {
-    "metrics": {"test-clean_wer": wer}, "streaming_matrix": {"test-clean": matrix},
+    "metrics": {"test-clean_wer": wer}, "intervals": {"test-clean_wer": [wer - 0.5, wer + 0.7]},
+    "streaming_matrix": {"test-clean": matrix},
     "parameters": {"total": 2_500_000}, "train_seconds": 7200.0, "world_size": 2,
     "device": "cpu", "device_name": "a test", "precision": "fp32", "git_commit": None,
     "date": "2026-01-01", "command": "train.py", "peak_memory_of": "process (RSS)",

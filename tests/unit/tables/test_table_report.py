@@ -21,7 +21,7 @@ from summarymixing_modules.tables.collect import (
     collect,
     judge,
 )
-from summarymixing_modules.tables.figures import look_up
+from summarymixing_modules.tables.figures import look_up, look_up_interval
 from summarymixing_modules.tables.read import load_table
 from summarymixing_modules.tables.schema import Column, TableError
 
@@ -58,6 +58,20 @@ RESULT: dict[str, Any] = {
 )
 def test_figures_by_path(metric: str, figure: float | None) -> None:
     assert look_up(RESULT, metric) == figure
+
+
+def test_intervals_by_path() -> None:
+    result = {
+        "intervals": {"test-clean_wer": [1.0, 2.0], "test_wer": [None, None]},
+        "streaming_matrix": {
+            "test-clean": [{"left_chunks": 4, "wer": 3.0, "interval": [2.5, 3.5]}]
+        },
+    }
+    assert look_up_interval(result, "metrics.test-clean_wer") == (1.0, 2.0)
+    assert look_up_interval(result, "streaming_matrix.test-clean[left_chunks=4].wer") == (2.5, 3.5)
+    assert look_up_interval(result, "streaming_matrix.test-clean[left_chunks=2].wer") is None
+    assert look_up_interval(result, "test_wer") is None
+    assert look_up_interval({}, "metrics.test-clean_wer") is None
 
 
 def test_figures_of_a_cpu_are_no_gpu_hours() -> None:
@@ -140,11 +154,11 @@ def test_the_report_in_markdown(
     assert "Source: a paper, table 1." in text
     assert "16 figures: 6 not run, 4 differs, 3 no figure, 2 reproduced, 1 published only." in text
     assert "test-clean (WER %): 0.2; size (M): 10 %; hours: not judged" in text
-    assert "| good | 5.1 (5) | 2.5 (2.5) | – (3) |" in text
-    assert "| far/7 | test-clean (WER %) | 5 | 7 | +2.00 | differs |" in text
+    assert "| good | 5.1 ± 0.6 (5) | 2.5 (2.5) | – (3) |" in text
+    assert "| far/7 | test-clean (WER %) | 5 | 7 ± 0.6 | +2.00 | differs |" in text
     assert "| far/6 | size (M) | 5 | 2.5 | -50.0 % | differs |" in text
     assert "| theirs | test-clean (WER %) | 4 | – |  | published only |" in text
-    assert "- theirs: another model" in text
+    assert "- theirs: another model" in text and "± is half of the 95 % interval" in text
     assert "    summarymixing tables run fakes --rows bad --data speech=FOLDER\n" in text
     assert "--rows more --data more=FOLDER" in text and "--rows good" not in text
     plot = results / "fakes/figures/streaming_matrix_test-clean_far_6.png"
@@ -157,6 +171,7 @@ def test_collected_cells_are_json(fake_table: Path, results: Path) -> None:
     content = json.loads((results / "fakes" / "cells.json").read_text())
     first = content["cells"][0]
     assert (first["row"], first["published"], first["ours"]) == ("good", 5.0, 5.1)
+    assert first["interval"] == pytest.approx([4.6, 5.8])
     assert first["difference"] == pytest.approx(0.1)
     assert first["provenance"]["date"] == "2026-01-01"
     assert first["result"].endswith("good/train/result.json")
@@ -194,6 +209,7 @@ def test_shares_of_another_row(fake_table: Path, results: Path) -> None:
     cells = {(c.row, c.column): c for c in collect(load_table(str(fake_table)), results)}
     share = cells["far/7", "test-clean"]
     assert share.published == 1.0 and share.ours == pytest.approx(7 / 6)
+    assert share.interval is None
     result = results / "fakes/far/6/train/result.json"
     result.unlink()
     share = collect(load_table(str(fake_table)), results)[0]

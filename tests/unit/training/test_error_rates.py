@@ -7,10 +7,13 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from summarymixing_modules.training.scores.error_rates import (
+    DRAWS,
+    SEED,
     ErrorRate,
     TranscriptScore,
     split_words,
@@ -48,6 +51,44 @@ def test_totals_are_speechbrains(pairs: Pairs) -> None:
         assert (rate.edits, rate.tokens) == (summary["num_edits"], summary["num_scored_tokens"])
         assert rate.percent == pytest.approx(summary["error_rate"], rel=1e-12)
     assert math.isnan(ErrorRate().percent)
+
+
+def test_intervals_are_those_of_plain_draws(pairs: Pairs) -> None:
+    """In any order of the utterances; quantiles between two draws as numpy's default."""
+    score = TranscriptScore()
+    for text, wanted in pairs:
+        score.append(["u"], [text], [wanted])
+    counts, draw, rates = sorted(score.words.counts), np.random.default_rng(SEED), []
+    for _ in range(DRAWS):
+        drawn = [counts[i] for i in draw.integers(len(counts), size=len(counts))]
+        rates.append(100 * sum(edits for edits, _ in drawn) / sum(tokens for _, tokens in drawn))
+    rates.sort()
+    want = [rates[i] + part * (rates[i + 1] - rates[i]) for i, part in ((24, 0.975), (974, 0.025))]
+    assert score.words.interval() == pytest.approx(tuple(want), rel=1e-12)
+    assert ErrorRate(score.words.counts[::-1]).interval() == score.words.interval()
+    intervals = score.intervals()
+    assert intervals == {"WER": score.words.interval(), "CER": score.characters.interval()}
+    for name, rate in score.summarise().items():
+        assert intervals[name][0] < rate < intervals[name][1]
+
+
+def test_intervals_of_next_to_nothing() -> None:
+    assert ErrorRate([(1, 4)]).interval() == (25.0, 25.0)
+    assert all(map(math.isnan, ErrorRate().interval()))
+    assert all(map(math.isnan, ErrorRate([(3, 0)]).interval()))
+    # A draw can hold the empty reference alone: it does not count.
+    assert all(map(math.isfinite, ErrorRate([(1, 0), (1, 4)]).interval()))
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """120 test sets of 80 utterances, each with an error rate of its own of 10 % on average."""
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(120):
+        tokens = draw.integers(5, 30, size=80)
+        edits = draw.binomial(tokens, draw.beta(1, 9, size=80))
+        low, high = ErrorRate(list(zip(edits, tokens, strict=True))).interval()
+        held += low < 10 < high
+    assert 0.88 < held / 120 <= 0.99
 
 
 def test_the_alignments_of_a_test_are_speechbrains(pairs: Pairs, tmp_path: Path) -> None:

@@ -21,14 +21,18 @@ def test_what_is_missing_is_named() -> None:
 
 
 def test_cards_and_the_demo_say_so(tmp_path: Path) -> None:
-    assert TOLD in _figures({**PART, "metrics": {"test_wer": 5.0}}, "In percent.")
+    whole = {**PART, "metrics": {"test_wer": 5.0}, "intervals": {"test_wer": [4.5, 5.7]}}
+    card = _figures(whole, "In percent.")
+    assert TOLD in card and "| test_wer | 5 ± 0.6 |" in card
     result: dict[str, Any] = {
         **PART,
         "test_wer": 5.0,
+        "intervals": {"test_wer": [4.5, 5.7]},
         "architecture": {"attention_type": "x"},
         "parameters": {"total": 1},
         "peak_memory_of": "process",
         **dict.fromkeys(("real_time_factor", "train_seconds", "peak_memory_mb"), 1),
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
-    assert TOLD in describe(tmp_path)
+    text = describe(tmp_path)
+    assert TOLD in text and "5.00 ± 0.6 %" in text
