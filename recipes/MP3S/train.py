@@ -1,4 +1,4 @@
-"""Trains and tests a probe on a frozen encoder: one task of MP3S (arXiv 2308.14456).
+"""Trains and tests a probe on an encoder, frozen or tuned: one task of MP3S (arXiv 2308.14456).
 
     python train.py hparams/librispeech_asr_bilstm.yaml --encoder=ENCODER --data_folder=LIBRISPEECH
     python train.py hparams/iemocap_linear.yaml --encoder=ENCODER --data_folder=IEMOCAP --fold=1
@@ -13,16 +13,25 @@ Shape suffixes: B batch, T frames, V vocabulary, N classes, E embedding, K train
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
 from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper, ctc_loss
+from speechbrain.utils.distributed import run_on_main
 from torch import Tensor
 
 from summarymixing_modules.data.labels import UNSEEN
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.models.asr.ctc_search import CTCDecoder
-from summarymixing_modules.probing.encoder import frozen_encoder, unchanged
+from summarymixing_modules.probing.encoder import (
+    TUNED,
+    TunedEncoder,
+    encode,
+    frozen_encoder,
+    tuned_encoder,
+    unchanged,
+)
 from summarymixing_modules.probing.folds import train_folds
 from summarymixing_modules.probing.probe import Probe, probe_rates
 from summarymixing_modules.probing.tasks import TASKS, find_task, number_of_outputs
@@ -32,16 +41,17 @@ from summarymixing_modules.training.class_loss import class_loss
 from summarymixing_modules.training.ctc_lengths import spellable
 from summarymixing_modules.training.data.audio import AudioData
 from summarymixing_modules.training.data.transcribed import ASRData
+from summarymixing_modules.training.fine_tuning import check_frozen
 from summarymixing_modules.training.part_rates import PartRates
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.classes import ClassScore
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 
-ARCHITECTURE = ("task", "probe", "head_options", "outputs", "encoder_digest")
+ARCHITECTURE = ("task", "probe", "head_options", "outputs", "encoder_digest", "freeze_encoder")
 
 
 class TranscriptBrain(SafeBrain):
-    """Audio → frozen encoder → weighted sum of its layers → log-probabilities of tokens → CTC."""
+    """Audio → encoder → weighted sum of its layers → log-probabilities of tokens → CTC."""
 
     ranking = {"min_key": "WER"}
     headlines = {"test_wer": "WER"}
@@ -49,7 +59,7 @@ class TranscriptBrain(SafeBrain):
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, V) of a batch and the real frames of each utterance."""
-        hidden = self.modules.encoder.hidden(*batch.to(self.device).sig)
+        hidden = encode(self.modules.encoder, batch.to(self.device))
         return self.modules.model(hidden).float(), hidden.lengths_B
 
     def compute_objectives(
@@ -73,12 +83,12 @@ class TranscriptBrain(SafeBrain):
         return {"transcripts": TranscriptScore()}
 
     def make_rates(self) -> PartRates:
-        """A rate for the head and one for the layer weights."""
-        return probe_rates(self.model, vars(self.hparams))
+        """A rate for the head, one for the layer weights, and one for a tuned encoder."""
+        return probe_rates(self.modules, vars(self.hparams))
 
 
 class ClassBrain(SafeBrain):
-    """Audio → frozen encoder → weighted sum of its layers → log-probabilities of classes."""
+    """Audio → encoder → weighted sum of its layers → log-probabilities of classes."""
 
     ranking = {"max_key": "ACC"}
     headlines = {"test_accuracy": "ACC"}
@@ -86,7 +96,7 @@ class ClassBrain(SafeBrain):
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> Tensor:
         """Log-probabilities (B, N)."""
-        hidden = self.modules.encoder.hidden(*batch.to(self.device).sig)
+        hidden = encode(self.modules.encoder, batch.to(self.device))
         return self.modules.model(hidden).float().log_softmax(dim=-1)
 
     def compute_objectives(self, predictions: Tensor, batch: Any, stage: sb.Stage) -> Tensor:
@@ -102,12 +112,12 @@ class ClassBrain(SafeBrain):
         return {"classes": ClassScore(data.labels, data.annotations)}
 
     def make_rates(self) -> PartRates:
-        """A rate for the head and one for the layer weights."""
-        return probe_rates(self.model, vars(self.hparams))
+        """A rate for the head, one for the layer weights, and one for a tuned encoder."""
+        return probe_rates(self.modules, vars(self.hparams))
 
 
 class SpeakerBrain(SafeBrain):
-    """Audio → frozen encoder → weighted sum of its layers → embedding → training speakers.
+    """Audio → encoder → weighted sum of its layers → embedding → training speakers.
 
     Checkpoints are ranked by the share of validation utterances given to a wrong training speaker;
     the test scores trials, by the cosine of two embeddings.
@@ -119,7 +129,7 @@ class SpeakerBrain(SafeBrain):
 
     def compute_forward(self, batch: Any, stage: sb.Stage) -> Tensor:
         """Embeddings (B, E)."""
-        return self.modules.model(self.modules.encoder.hidden(*batch.to(self.device).sig))
+        return self.modules.model(encode(self.modules.encoder, batch.to(self.device)))
 
     def compute_objectives(self, predictions: Tensor, batch: Any, stage: sb.Stage) -> Tensor:
         """Cross-entropy with an additive angular margin (Xiang et al., arXiv 1906.07317).
@@ -146,8 +156,8 @@ class SpeakerBrain(SafeBrain):
         return {"speakers": SpeakerErrors()}
 
     def make_rates(self) -> PartRates:
-        """A rate for the head and one for the layer weights."""
-        return probe_rates(self.model, vars(self.hparams))
+        """A rate for the head, one for the layer weights, and one for a tuned encoder."""
+        return probe_rates(self.modules, vars(self.hparams))
 
 
 BRAINS: dict[str, type[SafeBrain]] = {
@@ -167,23 +177,34 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     recipe = load_recipe(argv, __file__)
     hparams = recipe.hparams
     task = find_task(hparams["task"], recipe.overrides)
+    check_frozen(hparams, recipe.overrides)
     if hparams.get("fold") == "all":
         return train_folds(main, argv, hparams["output_folder"])
-    encoder = frozen_encoder(hparams["encoder"], hparams["sample_rate"], hparams["trust_run"])
+    load_encoder = frozen_encoder if hparams["freeze_encoder"] else tuned_encoder
+    encoder = load_encoder(hparams["encoder"], hparams["sample_rate"], hparams["trust_run"])
     data = load_data(hparams)
     outputs, digest = number_of_outputs(data), encoder.digest()
     head = task.head(hparams["probe"], encoder.state_size, outputs, hparams["head_options"])
     modules = {"encoder": encoder, "model": Probe(encoder.num_states, head)}
     hparams["checkpointer"].add_recoverable("model", modules["model"])
+    if not hparams["freeze_encoder"]:
+        hparams["checkpointer"].add_recoverable("encoder", encoder)
     found = {"data": data, "outputs": outputs, "encoder_digest": digest}
     brain = BRAINS[task.objective].from_recipe(recipe, modules=modules, **found)
     if isinstance(data, ASRData):
         data = spellable(brain, data, leave_out=True, frames_of=encoder.frames)
     brain.fit_on(data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)
-    unchanged(encoder, digest)
+    digests = {"before": digest, "after": encoder.digest()}
+    if hparams["freeze_encoder"]:
+        unchanged(**digests)
     brain.extra |= task.describe(hparams, metrics, brain.model.weighted_sum.shares())
-    return brain.finish(metrics, real_time_factor)
+    brain.extra["encoder_digests"] = digests
+    result = brain.finish(metrics, real_time_factor)
+    if isinstance(encoder, TunedEncoder):
+        folder = Path(hparams["output_folder"], TUNED)
+        run_on_main(encoder.save, [folder, hparams["name"], result])
+    return result
 
 
 if __name__ == "__main__":

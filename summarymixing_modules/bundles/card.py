@@ -109,7 +109,8 @@ _WORDS = {
         "self-supervised-speech",
         "An encoder of speech, pre-trained without transcripts",
         _ENCODER,
-        "On the validation set of the run: how well hidden speech was told, in percent.",
+        "On the validation set of the run: how well hidden speech was told, in percent. Of a tuned "
+        "encoder: the scores of its task, on the test sets.",
     ),
     CLASSIFIER: _Words(
         "audio-classification",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 
+from summarymixing_modules.bundles.assemble import MODEL_PREFIX, NORMALIZE_PREFIX
 from summarymixing_modules.bundles.card import model_card
+from summarymixing_modules.bundles.features import statistics_of
 from summarymixing_modules.bundles.kinds import (
     CLASSIFIER,
     ENCODER,
@@ -29,7 +32,7 @@ from summarymixing_modules.bundles.manifest import (
     make_manifest,
     to_json,
 )
-from summarymixing_modules.bundles.run import RunContent, read_run
+from summarymixing_modules.bundles.run import RunContent, plain_tensors, read_run
 from summarymixing_modules.bundles.speechbrain_files import speechbrain_files
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 from summarymixing_modules.data.files import sync_to_disk
@@ -89,6 +92,23 @@ def write_bundle(
             sync_to_disk(staging / name)
         # What cannot be loaded is not published.
         LOADERS[kind_of(content.config)](staging)
+
+
+def export_tuned(encoder: SSLEncoder, target: Path, task: str, result: Mapping[str, Any]) -> None:
+    """Writes an encoder that was trained further as a bundle; one that is there is replaced.
+
+    Args:
+        encoder: as it is now.
+        target: folder of the bundle.
+        task: that it was trained further on.
+        result: content of result.json of that training.
+    """
+    config = dict(encoder.config)
+    config["trained_as"] = f"{config.get('trained_as', config['model']['class'])}, tuned on {task}"
+    config["averaged_checkpoints"] = result["averaged_checkpoints"]
+    weights = plain_tensors(MODEL_PREFIX, encoder.encoder.state_dict())
+    weights |= plain_tensors(NORMALIZE_PREFIX, statistics_of(encoder.normalize))
+    write_bundle(RunContent(config, weights, None, dict(result)), target, overwrite=True)
 
 
 #: kind → what loads a bundle of it

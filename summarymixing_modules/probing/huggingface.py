@@ -5,12 +5,15 @@ Shape suffixes: B batch, T frames, L samples.
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
 from summarymixing_modules.models.features.frontend import lengths_to_padding
@@ -44,12 +47,12 @@ class HuggingFaceEncoder(nn.Module):
             self.model = transformers.AutoModel.from_pretrained(folder, **_SAFELY)
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: cannot be loaded by transformers ({error}).") from error
-        extractor = _extractor(transformers, folder)
-        self.sample_rate = int(extractor.get("sampling_rate", 16000))
-        self.normalises = bool(extractor.get("do_normalize", True))
+        self._extractor = _extractor(transformers, folder)
+        self.sample_rate = int(self._extractor.get("sampling_rate", 16000))
+        self.normalises = bool(self._extractor.get("do_normalize", True))
         self.one_by_one = getattr(config, "feat_extract_norm", "group") == "group"
-        # SpecAugment belongs to its training.
-        self.model.config.apply_spec_augment = False
+        # SpecAugment and layer drop belong to its training.
+        self.model.config.apply_spec_augment, self.model.config.layerdrop = False, 0.0
 
     @staticmethod
     def _check(config: Any, folder: str | os.PathLike[str]) -> None:
@@ -77,6 +80,13 @@ class HuggingFaceEncoder(nn.Module):
     def frames(self, samples_N: Tensor) -> Tensor:
         """Frames of the hidden states for numbers of samples."""
         return self.model._get_feat_extract_output_lengths(samples_N).long()
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder from which the same encoder can be read."""
+        self.model.save_pretrained(folder)
+        if self._extractor:
+            content = json.dumps(self._extractor, indent=2) + "\n"
+            write_atomically(folder / "preprocessor_config.json", content)
 
     def _encode(self, samples_BL: Tensor, lengths_B: Tensor) -> HiddenStates:
         padding_BL = lengths_to_padding(lengths_B, samples_BL.shape[1])

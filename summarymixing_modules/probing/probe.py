@@ -1,4 +1,4 @@
-"""A probe learns a weight for every layer of a frozen encoder, and a head on the weighted sum.
+"""A probe learns a weight for every layer of an encoder, and a head on the weighted sum.
 
 Source: MP3S (arXiv 2308.14456). Shape suffixes: B batch, T frames, D features, N hidden states.
 """
@@ -6,6 +6,7 @@ Source: MP3S (arXiv 2308.14456). Shape suffixes: B batch, T frames, D features, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
-from summarymixing_modules.training.part_rates import Part, PartRates, Schedule
+from summarymixing_modules.training.part_rates import Part, PartRates
 
 
 class WeightedSum(nn.Module):
@@ -72,25 +73,32 @@ class Probe(nn.Module):
         return self.head(self.weighted_sum(hidden.states), hidden.lengths_B)
 
 
-def probe_rates(probe: Probe, hparams: Mapping[str, Any]) -> PartRates:
-    """An Adam for the head, with ``weight_decay``, and one for the layer weights.
+def probe_rates(modules: nn.ModuleDict, hparams: Mapping[str, Any]) -> PartRates:
+    """An Adam for the head, with ``weight_decay``, one for the layer weights, one for an encoder
+    that is tuned.
 
     After every epoch that lowers the validation loss by less than ``improvement_threshold``, their
     rates are multiplied by their annealing factors (NewBob); with ``final_lr``, the head's falls
     linearly instead.
 
     Args:
-        probe: to be trained.
+        modules: ``model``, a `Probe`, and ``encoder``.
         hparams: the recipe's.
     """
-    threshold = hparams["improvement_threshold"]
-    lr, weights_lr = hparams["lr"], hparams["weights_lr"]
-    head: Schedule = NewBobScheduler(lr, hparams["annealing_factor"], threshold)
+
+    def annealed(module: Any, lr: float, factor: float, **options: Any) -> Part:
+        schedule = NewBobScheduler(lr, factor, hparams["improvement_threshold"])
+        return Part(module, lr, schedule, options)
+
+    probe: Any = modules["model"]
+    lr, decay = hparams["lr"], hparams["weight_decay"]
+    parts = {"head": annealed(probe.head, lr, hparams["annealing_factor"], weight_decay=decay)}
     if hparams["final_lr"] is not None:
-        head = LinearScheduler(lr, hparams["final_lr"], hparams["number_of_epochs"])
-    weights = NewBobScheduler(weights_lr, hparams["weights_annealing_factor"], threshold)
-    parts = {
-        "head": Part(probe.head, lr, head, {"weight_decay": hparams["weight_decay"]}),
-        "weights": Part(probe.weighted_sum, weights_lr, weights),
-    }
+        falling = LinearScheduler(lr, hparams["final_lr"], hparams["number_of_epochs"])
+        parts["head"] = replace(parts["head"], schedule=falling)
+    weights_lr, weights_factor = hparams["weights_lr"], hparams["weights_annealing_factor"]
+    parts["weights"] = annealed(probe.weighted_sum, weights_lr, weights_factor)
+    if not hparams["freeze_encoder"]:
+        encoder_lr, encoder_factor = hparams["encoder_lr"], hparams["encoder_annealing_factor"]
+        parts["encoder"] = annealed(modules["encoder"], encoder_lr, encoder_factor)
     return PartRates(parts, torch.optim.Adam)

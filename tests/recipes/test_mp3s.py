@@ -1,4 +1,4 @@
-"""The probing recipe: every YAML on tiny corpora, folds, resuming, a frozen encoder, the table."""
+"""The probing recipe: every YAML on tiny corpora, frozen and tuned, folds, resuming, tables."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from summarymixing_modules.data.corpora.common_voice import RELEASE
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.encoder import frozen_encoder
 from summarymixing_modules.tables.read import load_table
+from summarymixing_modules.training.brain import SafeBrain
+from tests.ranks import run_on_two_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = ROOT / "recipes" / "MP3S" / "hparams"
@@ -29,6 +31,7 @@ HEADS = {
     "ecapa": "{channels: [16, 16, 16, 16, 16], embedding_size: 8}",
     "xvector": "{channels: [8, 8, 8, 8, 8], embedding_size: 8}",
 }
+TUNED = ["--freeze_encoder=False", "--encoder_lr=0.001"]
 SMALL = ["--num_workers=0", "--prep_workers=1", "--number_of_epochs=1", "--num_buckets=2"]
 
 
@@ -129,9 +132,52 @@ def test_every_yaml_trains_and_tests(name: str, run_probe: RunRecipe, encoder: P
     assert f"{result['task']}_{result['probe']}" == name
     assert sum(result["layer_weights"]) == pytest.approx(1) and len(result["layer_weights"]) == 3
     assert len(set(result["layer_weights"])) > 1  # they have been trained
-    assert result["architecture"]["encoder_digest"] == before
+    assert result["architecture"]["freeze_encoder"] is True
+    assert result["encoder_digests"] == {"before": before, "after": before}
     assert result["parameters"]["trainable"] < result["parameters"]["total"]
     assert frozen_encoder(encoder).digest() == before
+
+
+@pytest.mark.parametrize("name", [path.stem for path in YAMLS])
+def test_every_yaml_tunes_the_encoder(
+    name: str, run_probe: RunRecipe, encoder: Path, tmp_path: Path
+) -> None:
+    before = frozen_encoder(encoder).digest()
+    result = run_probe(name, "--debug", *TUNED)
+    assert result["architecture"]["freeze_encoder"] is False
+    assert result["encoder_digests"]["before"] == before != result["encoder_digests"]["after"]
+    assert frozen_encoder(encoder).digest() == before
+    left = frozen_encoder(tmp_path / "run")  # the tuned one, as layer_probes.py reads it
+    assert left.digest() == result["encoder_digests"]["after"]
+
+
+def test_a_tuned_run_goes_on_to_the_bit_and_is_tested_again(
+    run_probe: RunRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*TUNED, "--number_of_epochs=2", "--ckpt_interval_steps=1"]
+    whole = run_probe("slurp_scenario_linear", *options)
+    stopped_folder = f"--output_folder={tmp_path / 'stopped'}"
+
+    def stop(brain: SafeBrain) -> None:
+        if brain.optimizer_step == 5:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SafeBrain, "on_optimizer_step", stop)
+        run_probe("slurp_scenario_linear", *options, stopped_folder)
+    for more in ([], ["--test_only"]):
+        again = run_probe("slurp_scenario_linear", *options, stopped_folder, *more)
+        assert again["optimizer_steps"] == whole["optimizer_steps"] == 6
+        same = ("encoder_digests", "metrics", "layer_weights")
+        assert all(again[key] == whole[key] for key in same)
+
+
+def test_two_ranks_tune_one_encoder(encoder: Path, corpora: Path, tmp_path: Path) -> None:
+    options = [f"--encoder={encoder}", f"--data_folder={corpora}", *SMALL, *TUNED]
+    options += ["--max_batch_ex=1"]
+    result = run_on_two_ranks(HPARAMS / "slurp_scenario_linear.yaml", tmp_path / "run", *options)
+    assert result["optimizer_steps"] == 3 and result["skipped_steps"] == 0
+    assert frozen_encoder(tmp_path / "run").digest() == result["encoder_digests"]["after"]
 
 
 def test_rates_fall_by_newbob_and_a_finished_run_is_resumed(
@@ -167,7 +213,7 @@ def test_another_encoder_is_refused_in_the_same_folder(
     run_probe: RunRecipe, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_probe("slurp_scenario_linear")
-    module = "summarymixing_modules.probing.encoder.FrozenEncoder.digest"
+    module = "summarymixing_modules.probing.encoder.ProbedEncoder.digest"
     monkeypatch.setattr(module, lambda _: "another")
     with pytest.raises(InputError, match="encoder_digest.*another --output_folder"):
         run_probe("slurp_scenario_linear")
@@ -178,6 +224,11 @@ def test_another_encoder_is_refused_in_the_same_folder(
     [
         ("iemocap_linear", ["--fold=12"], "--fold=12 must be all"),
         ("iemocap_linear", ["--language=cy"], "--language"),
+        (
+            "iemocap_linear",
+            ["--encoder_lr=0.1"],
+            "--encoder_lr has no effect with --freeze_encoder",
+        ),
         ("slurp_scenario_linear", ["--probe=contextnet"], "--probe=contextnet must be one of"),
         ("slurp_scenario_linear", ["--head_options={size: 3}"], "--head_options.*size"),
         ("slurp_scenario_linear", ["--encoder=/nowhere"], "--encoder=/nowhere: no such folder"),

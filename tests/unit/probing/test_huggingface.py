@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.probing.encoder import frozen_encoder, is_huggingface
+from summarymixing_modules.probing.encoder import frozen_encoder, is_huggingface, tuned_encoder
 from summarymixing_modules.probing.huggingface import HuggingFaceEncoder
 
 
@@ -33,9 +33,8 @@ def test_the_missing_package_is_named(tmp_path: Path) -> None:
         frozen_encoder(tmp_path)
 
 
-@pytest.mark.parametrize("norm", ["group", "layer"])
-@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "WavLM"])
-def test_every_layer_and_no_padding(kind: str, norm: str, tmp_path: Path) -> None:
+def save_encoder(kind: str, norm: str, folder: Path) -> None:
+    """A small model of transformers, drawn anew."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(
@@ -52,7 +51,13 @@ def test_every_layer_and_no_padding(kind: str, norm: str, tmp_path: Path) -> Non
         feat_extract_norm=norm,
         do_stable_layer_norm=norm == "layer",
     )
-    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "WavLM"])
+def test_every_layer_and_no_padding(kind: str, norm: str, tmp_path: Path) -> None:
+    save_encoder(kind, norm, tmp_path)
     encoder = frozen_encoder(tmp_path)
     assert isinstance(encoder.encoder, HuggingFaceEncoder)
     assert (encoder.num_states, encoder.state_size) == (4, 16)
@@ -65,6 +70,25 @@ def test_every_layer_and_no_padding(kind: str, norm: str, tmp_path: Path) -> Non
         assert frames == int(together.lengths_B[row]) == alone.states[0].shape[1]
         for state_BTD, alone_BTD in zip(together.states, alone.states, strict=True):
             torch.testing.assert_close(state_BTD[row, :frames], alone_BTD[0], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_tuned_one_is_left_to_be_read(norm: str, tmp_path: Path) -> None:
+    save_encoder("Wav2Vec2", norm, tmp_path)
+    settings = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    encoder = tuned_encoder(tmp_path).train()
+    optimizer = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(20):  # a dropped layer would have no gradient
+        optimizer.zero_grad(set_to_none=True)
+        hidden = encoder(torch.randn(2, 4000), torch.tensor([4000, 2500]))
+        sum(state.square().mean() for state in hidden.states).backward()
+        assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
+    optimizer.step()
+    encoder.save(tmp_path / "run" / "encoder", "a task", {})
+    again = frozen_encoder(tmp_path / "run")
+    assert again.digest() == encoder.digest() != frozen_encoder(tmp_path).digest()
+    assert isinstance(again.encoder, HuggingFaceEncoder) and not again.encoder.normalises
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:

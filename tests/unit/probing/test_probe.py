@@ -1,4 +1,4 @@
-"""Probes: frozen for good, a mean to begin with, every head blind to padding."""
+"""Probes: encoders frozen for good or tuned, a mean to begin with, every head blind to padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import HiddenStates
-from summarymixing_modules.probing.encoder import FrozenEncoder
+from summarymixing_modules.probing.encoder import FrozenEncoder, TunedEncoder
 from summarymixing_modules.probing.heads import (
     ContextNetCTCHead,
     LinearCTCHead,
@@ -140,6 +140,26 @@ def test_a_frozen_encoder_stays_frozen() -> None:
     assert all(p.grad is not None for p in probe["probe"].parameters())
     encoder.encoder.norm.running_mean += 1e-3
     assert encoder.digest() != digest
+
+
+def test_a_tuned_encoder_learns_all_that_its_states_depend_on() -> None:
+    encoder = TunedEncoder(FakeEncoder())
+    assert not any(parameter.requires_grad for parameter in encoder.encoder.norm.parameters())
+    modules = nn.ModuleDict({"encoder": encoder, "model": Probe(2, PooledLinearHead(D, K))}).train()
+    rates = {key: 0.1 for key in ("lr", "weights_lr", "encoder_lr")}
+    factors = {f"{part}annealing_factor": 0.5 for part in ("", "weights_", "encoder_")}
+    settings = {"improvement_threshold": 0.0025, "final_lr": None, "freeze_encoder": False}
+    optimizers = probe_rates(modules, rates | factors | settings).optimizers(False)
+    assert list(optimizers) == ["head", "weights", "encoder"]
+    samples_BL, lengths_B = torch.randn(2, 1600), torch.tensor([1600, 800])
+    one, other = encoder(samples_BL, lengths_B), encoder(samples_BL, lengths_B)
+    assert not torch.equal(one.states[0], other.states[0])  # dropout
+    modules["model"](one).square().sum().backward()
+    before = {name: tensor.clone() for name, tensor in encoder.encoder.layers.named_parameters()}
+    for optimizer in optimizers.values():
+        optimizer.step()
+    for name, tensor in encoder.encoder.layers.named_parameters():
+        assert not torch.equal(before[name], tensor)
 
 
 def test_layers_of_different_widths_are_told() -> None:
