@@ -169,7 +169,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
         "features": parts.features,
         "normalize": {name: getattr(parts.normalize, name) for name in NORMALIZE_SETTINGS},
     }
-    tensors = _tensors(NORMALIZE_PREFIX, statistics_of(parts.normalize))
+    tensors = saved_tensors(NORMALIZE_PREFIX, statistics_of(parts.normalize))
     weights, tokenizer = dict(parts.model.state_dict()), None
     if parts.kind == ENCODER:
         config |= {"model": describe_encoder(parts.model)}
@@ -184,8 +184,10 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
         config |= {"tokenizer": "sentencepiece" if sentencepiece else "characters"}
     if parts.kind == CLASSIFIER:
         config |= {"labels": _read_labels(_save_folder(run, tree))}
-    config |= _mixer(config["model"])
-    return RunContent(config, tensors | _tensors(MODEL_PREFIX, weights), tokenizer, result, run)
+    config |= mixer_of(config["model"])
+    return RunContent(
+        config, tensors | saved_tensors(MODEL_PREFIX, weights), tokenizer, result, run
+    )
 
 
 def _read_labels(save: Path) -> dict[str, list[str]]:
@@ -198,7 +200,7 @@ def _read_labels(save: Path) -> dict[str, list[str]]:
     return labels
 
 
-def _mixer(description: Mapping[str, Any]) -> dict[str, Any]:
+def mixer_of(description: Mapping[str, Any]) -> dict[str, Any]:
     """Name and form of the mixer of a described model."""
     architecture = architecture_of(description["arguments"]["transformer"])
     return {key: architecture.get(key) for key in ("attention_type", "mode")}
@@ -300,7 +302,7 @@ def _find_tokenizer(run: Path, tree: Mapping[str, Any], hparams: Mapping[str, An
     return CharTokenizer.load(found[0]) if kind == "char" else SentencePieceTokenizer(found[0])
 
 
-def _tensors(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def saved_tensors(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies, since safetensors refuses tensors that share their memory."""
     copies = {f"{prefix}{n}": t.detach().cpu().clone().contiguous() for n, t in tensors.items()}
     broken = [n for n, t in copies.items() if t.is_floating_point() and not t.isfinite().all()]
