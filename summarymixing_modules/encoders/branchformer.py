@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from speechbrain.lobes.models.transformer import Branchformer
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
-from summarymixing_modules.encoders.base import MixerEncoder
+from summarymixing_modules.encoders.base import EncoderStreamingContext, MixerEncoder
 from summarymixing_modules.encoders.convolution import MaskedConvolutionBranch
 from summarymixing_modules.encoders.layer import Frames, MixerLayer
 from summarymixing_modules.errors import InputError
@@ -33,6 +34,8 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
         csgu_linear_units: hidden size of the convolution branch.
         gate_activation: class, on the gate.
         use_linear_after_conv: a Linear on the gate.
+        padding_mode: what the convolution finds outside an utterance, "zeros" or "reflect"; the
+            latter is SpeechBrain's and the papers', and takes no chunks.
         merge: "linear", one Linear 2D → D; "mlp", 2D → D → D with an activation after each;
             "paper", what arXiv 2307.07421 uses: "mlp" with SummaryMixing, nothing without a mixer,
             else "linear".
@@ -53,6 +56,7 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
         csgu_linear_units: int = 3072,
         gate_activation: type[nn.Module] = nn.Identity,
         use_linear_after_conv: bool = False,
+        padding_mode: str = "zeros",
         merge: str = "paper",
         **mixer_options: Any,
     ) -> None:
@@ -79,6 +83,7 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
             gate_activation,
             dropout,
             use_linear_after_conv,
+            padding_mode,
         )
         self.mixes = self.mha_layer.capabilities.mixes
         if self.mixes:
@@ -120,3 +125,18 @@ class BranchformerEncoder(MixerEncoder):
     """A stack of ``BranchformerEncoderLayer``; arguments as in ``MixerEncoder``."""
 
     layer_class = BranchformerEncoderLayer
+
+    def make_streaming_context(
+        self, dynchunktrain_config: DynChunkTrainConfig
+    ) -> EncoderStreamingContext:
+        """See ``MixerEncoder``.
+
+        Raises:
+            InputError: convolutions that reflect.
+        """
+        if self.layers[0].convolution_branch.csgu.padding_mode == "reflect":  # type: ignore[union-attr]
+            raise InputError(
+                "padding_mode=reflect: a Branchformer that reflects the end of an utterance cannot "
+                "stream, as it is not known yet: train with padding_mode=zeros."
+            )
+        return super().make_streaming_context(dynchunktrain_config)

@@ -28,8 +28,10 @@ class Frames(ABC):
         """The output of a mixer."""
 
     @abstractmethod
-    def convolve(self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False) -> Tensor:
-        """A depthwise convolution, to which padding and the outside are zero."""
+    def convolve(
+        self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False, padding_mode: str = "zeros"
+    ) -> Tensor:
+        """A depthwise convolution; what is outside an utterance, its ``padding_mode`` says."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ class Utterances(Frames):
         """See ``Frames.mix``."""
         return mixer(x_BTD, self.padding_BT, *Chunks.sizes(self.chunks), self.pos_embs)
 
-    def convolve(self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False) -> Tensor:
+    def convolve(
+        self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False, padding_mode: str = "zeros"
+    ) -> Tensor:
         """Dynamic chunk convolution (arXiv 2304.09325)."""
         size, _ = Chunks.sizes(self.chunks)
-        return depthwise_conv(x_BTD, conv.weight, conv.bias, self.padding_BT, size, causal)
+        return depthwise_conv(
+            x_BTD, conv.weight, conv.bias, self.padding_BT, size, causal, padding_mode
+        )
 
 
 @dataclass
@@ -91,8 +97,10 @@ class StreamChunk(Frames):
         y_BTD, self.context.mixer_state = mixer.step(x_BTD, state, self.padding_BT)
         return y_BTD
 
-    def convolve(self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False) -> Tensor:
-        """Frames after the chunk are zero."""
+    def convolve(
+        self, conv: nn.Conv1d, x_BTD: Tensor, causal: bool = False, padding_mode: str = "zeros"
+    ) -> Tensor:
+        """Frames after the chunk are zero, the only ``padding_mode`` of streams."""
         reach = conv.kernel_size[0] - 1
         left = reach if causal else reach // 2
         before_BTD = self.context.conv_left_BTD

@@ -67,7 +67,7 @@ ENCODERS: dict[str, EncoderKind] = {
     "branchformer": EncoderKind(
         BranchformerEncoder,
         _DEPTH
-        | {"activation": "branchformer_activation"}
+        | {"activation": "branchformer_activation", "padding_mode": "csgu_padding_mode"}
         | _as_named("kernel_size", "csgu_linear_units", "gate_activation", "use_linear_after_conv"),
     ),
     "transformer": EncoderKind(

@@ -53,12 +53,15 @@ class TransformerASR(stock.TransformerASR):
             csgu_linear_units, gate_activation, use_linear_after_conv, output_hidden_states,
             layerdrop_prob: as in SpeechBrain; ``activation`` is that of the decoder and of the
             Transformer encoder.
+        csgu_padding_mode: of a Branchformer's convolutions: what is outside an utterance, "zeros"
+            or "reflect", which is SpeechBrain's and takes no chunks.
         encoder_module: "conformer", "branchformer", "transformer" (pre-norm) or "contextnet"
             (``num_encoder_layers`` blocks, 21 in the paper; ``attention_type`` "cnnonly").
         attention_type: name of the encoder's mixer.
         mixer_options: its options.
-        absolute_positions: add sine positions to the encoder's input; None = when the mixer
-            needs them, and in a Transformer encoder when the mixer has no positions.
+        absolute_positions: add sine positions to the encoder's input; "where_none" = unless the
+            mixer brings relative or rotary ones; None = when the mixer needs them, and in a
+            Transformer encoder when the mixer has no positions.
         decoder_attention: name of a mixer that can be causal, in the place of the decoder's
             self-attention: "regularMHA" as in SpeechBrain; "SummaryMixing" for the summary decoder
             of arXiv 2307.07421.
@@ -91,7 +94,7 @@ class TransformerASR(stock.TransformerASR):
         branchformer_activation: type[nn.Module] = nn.GELU,
         attention_type: str = "SummaryMixing",
         mixer_options: Mapping[str, Any] | None = None,
-        absolute_positions: bool | None = None,
+        absolute_positions: bool | str | None = None,
         causal: bool = False,
         csgu_linear_units: int = 3072,
         gate_activation: type[nn.Module] = nn.Identity,
@@ -103,6 +106,7 @@ class TransformerASR(stock.TransformerASR):
         decoder_nhead: int | None = None,
         contextnet_options: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
+        csgu_padding_mode: str = "zeros",
     ) -> None:
         settings = dict(locals())
         # SpeechBrain makes what is around the encoder: a name that it does not know leaves that to
@@ -126,6 +130,13 @@ class TransformerASR(stock.TransformerASR):
         self.encoder: MixerEncoder | ContextNetEncoder = make_encoder(encoder_module, settings)
         if absolute_positions is None:
             absolute_positions = self.encoder.positions in ENCODERS[encoder_module].without_order
+        elif absolute_positions == "where_none":
+            absolute_positions = self.encoder.positions in ("absolute", "none")
+        elif not isinstance(absolute_positions, bool):
+            raise InputError(
+                f"absolute_positions={absolute_positions!r} must be True, False, where_none or "
+                "left out."
+            )
         self.absolute_positions = absolute_positions
         if num_decoder_layers > 0:
             self.custom_tgt_module = ModuleList(NormalizedEmbedding(d_model, tgt_vocab))

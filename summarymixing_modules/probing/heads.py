@@ -48,12 +48,12 @@ class Recurrent(nn.Module):
         return pad_packed_sequence(output, batch_first=True, total_length=x_BTD.shape[1])[0]
 
 
-class _RecurrentHead(nn.Module):
-    """BiLSTM and Linear.
+class RecurrentCTCHead(nn.Module):
+    """BiLSTM and Linear: log-probabilities of every frame.
 
     Args:
         input_size: features D.
-        outputs: of the linear layer.
+        outputs: vocabulary V, blank included.
         hidden_size: of each direction of the LSTM.
         layers: of the LSTM.
         dropout: between its layers.
@@ -70,10 +70,6 @@ class _RecurrentHead(nn.Module):
         super().__init__()
         self.recurrent = Recurrent(input_size, hidden_size, layers, dropout)
         self.output = nn.Linear(self.recurrent.output_size, outputs)
-
-
-class RecurrentCTCHead(_RecurrentHead):
-    """BiLSTM and Linear: log-probabilities of every frame; ``outputs`` is V, blank included."""
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Log-probabilities (B, T, V)."""
@@ -158,12 +154,34 @@ class PooledLinearHead(nn.Module):
         return self.output(mean_over_time(x_BTD, lengths_B))
 
 
-class PooledRecurrentHead(_RecurrentHead):
-    """BiLSTM, mean over the real frames and Linear: scores of the classes."""
+class PooledRecurrentHead(nn.Module):
+    """BiLSTM, Linear to D, mean over the real frames and Linear: scores of the classes.
+
+    Args:
+        input_size: features D.
+        outputs: classes K.
+        hidden_size: of each direction of the LSTM; None = D.
+        layers: of the LSTM.
+        dropout: between its layers.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        outputs: int,
+        hidden_size: int | None = None,
+        layers: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.recurrent = Recurrent(input_size, hidden_size or input_size, layers, dropout)
+        self.projection = nn.Linear(self.recurrent.output_size, input_size)
+        self.output = nn.Linear(input_size, outputs, bias=False)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores (B, K)."""
-        return self.output(mean_over_time(self.recurrent(x_BTD, lengths_B), lengths_B))
+        projected_BTD = self.projection(self.recurrent(x_BTD, lengths_B))
+        return self.output(mean_over_time(projected_BTD, lengths_B))
 
 
 def mean_over_time(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:

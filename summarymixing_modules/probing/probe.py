@@ -73,7 +73,7 @@ class Probe(nn.Module):
 
 
 def probe_rates(probe: Probe, hparams: Mapping[str, Any]) -> PartRates:
-    """An Adam for the head and one for the layer weights.
+    """An Adam for the head, with ``weight_decay``, and one for the layer weights.
 
     After every epoch that lowers the validation loss by less than ``improvement_threshold``, their
     rates are multiplied by their annealing factors (NewBob); with ``final_lr``, the head's falls
@@ -90,7 +90,7 @@ def probe_rates(probe: Probe, hparams: Mapping[str, Any]) -> PartRates:
         head = LinearScheduler(lr, hparams["final_lr"], hparams["number_of_epochs"])
     weights = NewBobScheduler(weights_lr, hparams["weights_annealing_factor"], threshold)
     parts = {
-        "head": Part(probe.head, lr, head),
+        "head": Part(probe.head, lr, head, {"weight_decay": hparams["weight_decay"]}),
         "weights": Part(probe.weighted_sum, weights_lr, weights),
     }
     return PartRates(parts, torch.optim.Adam)

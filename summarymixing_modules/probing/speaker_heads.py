@@ -19,6 +19,8 @@ from summarymixing_modules.probing.padding_blind import PaddingBlind
 def ecapa_tdnn(input_size: int, channels: Sequence[int], embedding_size: int) -> PaddingBlind:
     """SpeechBrain's ECAPA-TDNN (arXiv 2005.07143), blind to padding: (B, T, D) → (B, 1, E).
 
+    Its attention has 64 channels, as in MP3S (arXiv 2308.14456).
+
     Args:
         input_size: features D.
         channels: of the first convolution, the three SE-Res2Net blocks and their aggregation; the
@@ -33,7 +35,12 @@ def ecapa_tdnn(input_size: int, channels: Sequence[int], embedding_size: int) ->
         raise InputError(
             f"channels={channels} of ECAPA-TDNN: give five, the first four multiples of 8."
         )
-    network = ECAPA_TDNN(input_size, channels=list(channels), lin_neurons=embedding_size)
+    network = ECAPA_TDNN(
+        input_size,
+        channels=list(channels),
+        attention_channels=64,
+        lin_neurons=embedding_size,
+    )
     return PaddingBlind(network)
 
 

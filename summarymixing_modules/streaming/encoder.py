@@ -98,7 +98,9 @@ class StreamingEncoder:
         self.features = StreamingFeatures(compute_features, normalize)
         self.frontend, self.transformer = model.frontend, model.transformer
         self.config = DynChunkTrainConfig(chunk_size, left_context_size)
-        self.transformer.make_streaming_context(self.config)  # an encoder may refuse it
+        # Either may refuse it.
+        self.frontend.initial_state(0)
+        self.transformer.make_streaming_context(self.config)
         self.sample_rate = int(compute_features.compute_STFT.sample_rate)
         model.eval()
 

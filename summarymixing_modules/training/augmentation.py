@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from speechbrain.augment.time_domain import DropChunk, DropFreq
 from torch import Tensor, nn
 from torchaudio.transforms import Resample
 
@@ -61,6 +62,37 @@ class SpeedPerturbation(nn.Module):
         samples_B = -(-100 * absolute_lengths(share_B, before) // speed)
         padding_BL = lengths_to_padding(samples_B, after)
         return samples_BL[:, :after].masked_fill(padding_BL, 0.0), samples_B / after
+
+
+class WithOriginals(nn.Module):
+    """Utterances as they are, and after them the same augmented: twice as many.
+
+    As SpeechBrain's ``Augmenter`` with ``concat_original``; whoever has targets repeats them.
+
+    Args:
+        speed: plays them at another speed.
+        drop_freq: then drops frequencies, SpeechBrain's ``DropFreq``.
+        drop_chunk: and pieces of the audio, its ``DropChunk``.
+    """
+
+    def __init__(self, speed: SpeedPerturbation, drop_freq: DropFreq, drop_chunk: DropChunk):
+        super().__init__()
+        self.speed, self.drop_freq, self.drop_chunk = speed, drop_freq, drop_chunk
+
+    def forward(self, samples_BL: Tensor, share_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (2·B, L) and shares of real samples.
+
+        Args:
+            samples_BL: audio.
+            share_B: share of real samples.
+        """
+        augmented_BL, augmented_B = self.speed(samples_BL, share_B)
+        augmented_BL = self.drop_chunk(self.drop_freq(augmented_BL), augmented_B)
+        both = samples_BL, augmented_BL
+        longest = max(audio.shape[1] for audio in both)
+        padded = [nn.functional.pad(audio, (0, longest - audio.shape[1])) for audio in both]
+        shares = share_B * samples_BL.shape[1], augmented_B * augmented_BL.shape[1]
+        return torch.cat(padded), torch.cat(shares) / longest
 
 
 class SpecAugment(nn.Module):

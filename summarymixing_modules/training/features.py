@@ -26,6 +26,8 @@ class Features(nn.Module):
         normalize: SpeechBrain's ``InputNormalization``.
         wav_augment: samples and their lengths, relative to the longest → the same; None for none.
         fea_augment: the same for features.
+        augment_first: the features are augmented before they are normalised.
+        copies: whoever calls repeats targets, should an augmentation make several of an utterance.
     """
 
     def __init__(
@@ -34,8 +36,11 @@ class Features(nn.Module):
         normalize: nn.Module,
         wav_augment: nn.Module | None = None,
         fea_augment: nn.Module | None = None,
+        augment_first: bool = False,
+        copies: bool = False,
     ) -> None:
         super().__init__()
+        self.augment_first, self.copies = augment_first, copies
         self.compute_features, self.normalize = compute_features, normalize
         self.wav_augment, self.fea_augment = wav_augment, fea_augment
 
@@ -55,10 +60,14 @@ class Features(nn.Module):
             samples_BL, samples_B = self._augmented("wav_augment", samples_BL, samples_B)
             features_BTF = self.compute_features(samples_BL)
             lengths_B = self.frames(samples_B, features_BTF.shape[1])
+            if self.augment_first:
+                features_BTF, lengths_B = self._augmented("fea_augment", features_BTF, lengths_B)
             shares_B = inner_share(lengths_B, features_BTF.shape[1])
             features_BTF = self.normalize(features_BTF, shares_B, epoch=epoch)
             # Normalization leaves padding as it was: near −50, where frames are near 0.
             features_BTF = _without_padding(features_BTF, lengths_B)
+            if self.augment_first:
+                return features_BTF, lengths_B
             return self._augmented("fea_augment", features_BTF, lengths_B)
 
     def frames(self, samples_B: Tensor, longest: int) -> Tensor:
@@ -77,7 +86,7 @@ class Features(nn.Module):
         if augment is None or not self.training:
             return x, lengths_B
         augmented, share_B = augment(x, lengths_B / x.shape[1])
-        if augmented.shape[0] != x.shape[0]:
+        if augmented.shape[0] != x.shape[0] and not self.copies:
             raise InputError(
                 f"{name} makes {augmented.shape[0]} utterances of {x.shape[0]}, whose targets stay "
                 "as they are: give its Augmenter concat_original: False, parallel_augment: False "

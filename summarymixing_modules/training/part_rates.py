@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from speechbrain.nnet.schedulers import LinearScheduler, LinearWarmupScheduler, NewBobScheduler
@@ -23,11 +23,13 @@ class Part:
         lr: at the beginning.
         schedule: NewBob multiplies the rate after every epoch that lowers the validation loss too
             little; LinearWarmup sets it for every step, Linear for every epoch.
+        options: of its optimizer alone.
     """
 
     module: nn.Module
     lr: float
     schedule: Schedule
+    options: Mapping[str, float] = field(default_factory=dict)
 
 
 class PartRates:
@@ -50,7 +52,7 @@ class PartRates:
         made = {}
         for name, part in self.parts.items():
             split = rm_vector_weight_decay if vectors_without_decay else nn.Module.parameters
-            made[name] = self._opt_class(split(part.module), lr=part.lr)
+            made[name] = self._opt_class(split(part.module), lr=part.lr, **part.options)
         return made
 
     def schedules(self) -> dict[str, Schedule]:

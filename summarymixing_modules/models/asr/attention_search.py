@@ -24,7 +24,7 @@ def make_searcher(
     lm_weight: float = 0.6,
     temperature: float = 1.0,
     lm_temperature: float = 1.0,
-    scorer_beam_scale: float = 1.5,
+    scorer_beam_scale: float | None = 1.5,
     min_decode_ratio: float = 0.0,
     max_decode_ratio: float = 1.0,
     patient: bool = False,
@@ -41,7 +41,8 @@ def make_searcher(
         lm_weight: l.
         temperature: of the decoder's distribution; above 1 is flatter.
         lm_temperature: of the language model's.
-        scorer_beam_scale: CTC scores that many beams of tokens for every hypothesis.
+        scorer_beam_scale: CTC scores that many beams of tokens for every hypothesis; None = every
+            token, as in arXiv 2307.07421, for V / beam times the memory.
         min_decode_ratio: tokens per encoder frame at least.
         max_decode_ratio: tokens per encoder frame at most.
         patient: the beam waits for long hypotheses, see ``PatientBeamSearcher``.
@@ -63,11 +64,12 @@ def make_searcher(
         full.append(TransformerLMScorer(language_model, lm_temperature))
     if ctc_weight > 0:
         weights["ctc"] = ctc_weight
-        # Alone, it has to choose the candidates itself; beside others, it scores the best of them.
-        (full if ctc_weight == 1 else partial).append(
+        # Alone, it has to choose the candidates itself; beside others, it may score the best of them.
+        every_token = ctc_weight == 1 or scorer_beam_scale is None
+        (full if every_token else partial).append(
             CTCScorer(model.ctc_output, BLANK_INDEX, EOS_INDEX)
         )
-    scorer = ScorerBuilder(weights, full, partial, scorer_beam_scale) if weights else None
+    scorer = ScorerBuilder(weights, full, partial, scorer_beam_scale or 1.0) if weights else None
     return (PatientBeamSearcher if patient else BeamSearcher)(
         **common,
         beam_size=beam_size,

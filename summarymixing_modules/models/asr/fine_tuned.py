@@ -16,7 +16,8 @@ from summarymixing_modules.models.transformer_asr import TransformerASR
 class FineTunedModel(CTCModel):
     """A CTC model whose output layer is a small network, the head.
 
-    Fine-tuning of arXiv 2409.02596: 3 × (Linear 1280, LayerNorm, LeakyReLU, dropout 0.15), Linear.
+    Fine-tuning of arXiv 2409.02596: 3 × (Linear 1280, LayerNorm, LeakyReLU), dropout 0.15 between
+    them, Linear.
 
     Args:
         frontend: of the pre-trained encoder.
@@ -24,7 +25,7 @@ class FineTunedModel(CTCModel):
         output_neurons: vocabulary V, blank included.
         head_size: features of the head's hidden layers.
         head_layers: how many.
-        head_dropout: after each of them.
+        head_dropout: after each of them but the last.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class FineTunedModel(CTCModel):
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             blocks += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs)]
             blocks += [nn.LeakyReLU(), nn.Dropout(head_dropout)]
+        del blocks[-1:]
         # Where CTCModel has its layer: whatever decodes or streams the one does the other.
         self.output = nn.Sequential(  # type: ignore[assignment]
             *blocks, nn.Linear(sizes[-1], output_neurons)

@@ -16,6 +16,8 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechbrain.nnet.embedding import Embedding
+
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.asr.transducer_loss import BLANK_INDEX
@@ -62,20 +64,29 @@ class Predictor(nn.Module):
 
     Args:
         vocabulary: V, blank included.
-        size: features of the embedding and of the LSTM.
-        dropout: after both.
+        size: features of the LSTM, and of the embedding.
+        dropout: after the LSTM.
+        embedding_dropout: after the embedding.
+        one_hot: no embedding is learnt: a token is a vector of V − 1 numbers, one of which is 1,
+            and blank is zero.
     """
 
-    def __init__(self, vocabulary: int, size: int, dropout: float) -> None:
+    def __init__(
+        self, vocabulary: int, size: int, dropout: float, embedding_dropout: float, one_hot: bool
+    ) -> None:
         super().__init__()
         self.size = size
-        self.embedding = nn.Embedding(vocabulary, size, padding_idx=BLANK_INDEX)
-        self.lstm = nn.LSTM(size, size, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.embedding: nn.Module
+        if one_hot:
+            self.embedding = Embedding(vocabulary, consider_as_one_hot=True, blank_id=BLANK_INDEX)
+        else:
+            self.embedding = nn.Embedding(vocabulary, size, padding_idx=BLANK_INDEX)
+        self.lstm = nn.LSTM(vocabulary - 1 if one_hot else size, size, batch_first=True)
+        self.dropout, self.embedding_dropout = nn.Dropout(dropout), nn.Dropout(embedding_dropout)
 
     def forward(self, tokens_BU: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
         """Output (B, U, size) after each token, and the state of the LSTM."""
-        embedded = self.dropout(self.embedding(tokens_BU))
+        embedded = self.embedding_dropout(self.embedding(tokens_BU))
         # In float32: CPUs have no LSTM in bfloat16, and this one costs little.
         with torch.autocast(embedded.device.type, enabled=False):
             output, hidden = self.lstm(embedded, hidden)
@@ -112,7 +123,11 @@ class TransducerModel(AcousticEncoder):
         output_neurons: vocabulary V, blank included.
         predictor_size: features of the predictor's LSTM.
         joint_size: features J of the joint.
-        dropout: in the predictor.
+        dropout: in the predictor, after its LSTM.
+        embedding_dropout: after its embedding; None = ``dropout``.
+        one_hot: tokens are one-hot vectors to the LSTM; no embedding is learnt.
+        ctc_on_joint: the CTC head reads the encoder's share of the joint, of J features, and not
+            the encoder.
         max_symbols: tokens that greedy decoding takes from one frame at most, which ends it on
             models that never say blank.
 
@@ -129,14 +144,24 @@ class TransducerModel(AcousticEncoder):
         joint_size: int = 640,
         dropout: float = 0.1,
         max_symbols: int = 5,
+        embedding_dropout: float | None = None,
+        one_hot: bool = False,
+        ctc_on_joint: bool = False,
     ) -> None:
         super().__init__(frontend, transformer)
         if max_symbols < 1:
             raise InputError(f"--max_symbols is {max_symbols}: let a frame give at least 1 token.")
         self.max_symbols = max_symbols
-        self.predictor = Predictor(output_neurons, predictor_size, dropout)
+        if embedding_dropout is None:
+            embedding_dropout = dropout
+        self.predictor = Predictor(
+            output_neurons, predictor_size, dropout, embedding_dropout, one_hot
+        )
         self.joint = Joint(self.encoder_size, predictor_size, joint_size, output_neurons)
-        self.ctc_output = nn.Linear(self.encoder_size, output_neurons)
+        self.ctc_on_joint = ctc_on_joint
+        self.ctc_output = nn.Linear(
+            joint_size if ctc_on_joint else self.encoder_size, output_neurons
+        )
 
     def forward(
         self,
@@ -155,11 +180,12 @@ class TransducerModel(AcousticEncoder):
         """
         encoded_BTD, lengths_B = self.encode(x_BTF, lengths_B, dynchunktrain_config)
         predicted_BUP, _ = self.predictor(F.pad(tokens_BU, (1, 0), value=BLANK_INDEX))
+        projected_BTJ = self.joint.encoder(encoded_BTD)
         logits_BTUV = self.joint(
-            self.joint.encoder(encoded_BTD)[:, :, None],
-            self.joint.predictor(predicted_BUP)[:, None],
+            projected_BTJ[:, :, None], self.joint.predictor(predicted_BUP)[:, None]
         )
-        ctc_log_probs_BTV = self.ctc_output(encoded_BTD).float().log_softmax(dim=-1)
+        ctc_input = projected_BTJ if self.ctc_on_joint else encoded_BTD
+        ctc_log_probs_BTV = self.ctc_output(ctc_input).float().log_softmax(dim=-1)
         return TransducerOutput(logits_BTUV, ctc_log_probs_BTV, encoded_BTD, lengths_B)
 
     def greedy(self, encoded_BTD: Tensor, lengths_B: Tensor) -> list[list[int]]:

@@ -1,8 +1,9 @@
 """Convolutional front ends: mel filterbanks in, four times fewer frames out; they stream.
 
 They see no padding: frames past the end count as zero, as what lies outside an utterance does, so
-an utterance comes out the same alone and beside longer ones. (SpeechBrain's ``ConvolutionFrontEnd``
-reflects at the edges and reads padding.)
+an utterance comes out the same alone and beside longer ones. ``padding_mode="reflect"`` reflects at
+the edges, as SpeechBrain's ``ConvolutionFrontEnd`` does, but at those of each utterance: SpeechBrain
+reads padding. What reflects its end cannot stream.
 
 Shape suffixes: B batch, T frames, F mel bands, C channels, X features between two convolutions,
 D output features.
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.describe import describable
+from summarymixing_modules.ops.convolution import check_padding_mode, reflected
 from summarymixing_modules.ops.summary import masked
 
 #: The length of a stream that goes on: longer than any.
@@ -69,13 +72,21 @@ class ConvFrontEnd(nn.Module):
         widths: input features of every convolution, and those of the output.
         kernel_size: of every convolution; odd.
         stride: of every convolution.
+        padding_mode: what is outside an utterance, "zeros" or "reflect".
+
+    Raises:
+        InputError: another ``padding_mode``.
     """
 
     convs: nn.ModuleList
 
-    def __init__(self, widths: Sequence[int], kernel_size: int, stride: int) -> None:
+    def __init__(
+        self, widths: Sequence[int], kernel_size: int, stride: int, padding_mode: str
+    ) -> None:
         super().__init__()
+        check_padding_mode(padding_mode)
         self.widths, self.kernel_size, self.stride = tuple(widths), kernel_size, stride
+        self.padding_mode = padding_mode
         self.output_size = self.widths[-1]
 
     def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,8 +101,12 @@ class ConvFrontEnd(nn.Module):
         """
         x_BTX = x_BTF
         for index in range(len(self.convs)):
-            x_BTX = masked(x_BTX, lengths_to_padding(lengths_B, x_BTX.shape[1]))
-            x_BTX = self._block(index, x_BTX)
+            if self.padding_mode == "reflect":
+                x_BTX = reflected(x_BTX, lengths_B, self.kernel_size // 2)
+                x_BTX = self._block(index, x_BTX, with_edges=True)
+            else:
+                x_BTX = masked(x_BTX, lengths_to_padding(lengths_B, x_BTX.shape[1]))
+                x_BTX = self._block(index, x_BTX)
             lengths_B = strided_lengths(lengths_B, self.stride)
         return x_BTX, lengths_B
 
@@ -101,8 +116,8 @@ class ConvFrontEnd(nn.Module):
             lengths_B = strided_lengths(lengths_B, self.stride)
         return lengths_B
 
-    def _block(self, index: int, x_BTX: Tensor, streaming: bool = False) -> Tensor:
-        """A block; streaming adds no frames at the edges of the input."""
+    def _block(self, index: int, x_BTX: Tensor, with_edges: bool = False) -> Tensor:
+        """A block; an input that has its edges gets no more frames there."""
         raise NotImplementedError
 
     @property
@@ -129,7 +144,16 @@ class ConvFrontEnd(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> FrontEndState:
-        """State before the first frame: the zeros that ``forward`` sees before an utterance."""
+        """State before the first frame: the zeros that ``forward`` sees before an utterance.
+
+        Raises:
+            InputError: a front end that reflects.
+        """
+        if self.padding_mode == "reflect":
+            raise InputError(
+                "padding_mode=reflect: a front end that reflects the end of an utterance cannot "
+                "stream, as it is not known yet: train with padding_mode=zeros."
+            )
         anchor = next(self.parameters())
         device, dtype = device or anchor.device, dtype or anchor.dtype
         shapes = [(batch_size, self.kernel_size // 2, width) for width in self.widths[:-1]]
@@ -178,7 +202,7 @@ class ConvFrontEnd(nn.Module):
         if ready == 0:
             empty_BTX = x_BTX.new_zeros(x_BTX.shape[0], 0, self.widths[index + 1])
             return empty_BTX, ConvState(inputs_BTX, seen, state.made)
-        y_BTX = self._block(index, inputs_BTX, streaming=True)[:, :ready]
+        y_BTX = self._block(index, inputs_BTX, with_edges=True)[:, :ready]
         # A copy: a view would keep all the inputs.
         rest_BTX = inputs_BTX[:, ready * self.stride :].clone()
         return y_BTX, ConvState(rest_BTX, seen, state.made + ready)
@@ -197,6 +221,7 @@ class ConvFrontEnd2d(ConvFrontEnd):
         kernel_size: of every convolution; odd.
         stride: of every convolution, in time and frequency.
         dropout: after every block.
+        padding_mode: outside of time and frequency, "zeros" or "reflect", which the papers have.
     """
 
     def __init__(
@@ -206,13 +231,14 @@ class ConvFrontEnd2d(ConvFrontEnd):
         kernel_size: int = 3,
         stride: int = 2,
         dropout: float = 0.1,
+        padding_mode: str = "zeros",
     ) -> None:
         bands = [input_size]
         for _ in channels:
             bands.append(-(-bands[-1] // stride))
         sizes = [1, *channels]
         widths = [band * size for band, size in zip(bands, sizes, strict=True)]
-        super().__init__(widths, kernel_size, stride)
+        super().__init__(widths, kernel_size, stride, padding_mode)
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for inputs, outputs, band in zip(sizes[:-1], channels, bands[1:], strict=True):
             padding = kernel_size // 2
@@ -220,12 +246,15 @@ class ConvFrontEnd2d(ConvFrontEnd):
             self.norms.append(nn.LayerNorm([band, outputs]))
         self.activation, self.dropout = nn.LeakyReLU(), nn.Dropout(dropout)
 
-    def _block(self, index: int, x_BTX: Tensor, streaming: bool = False) -> Tensor:
+    def _block(self, index: int, x_BTX: Tensor, with_edges: bool = False) -> Tensor:
         conv = self.convs[index]
         assert isinstance(conv, nn.Conv2d)
         x_BCTF = x_BTX.unflatten(2, (-1, conv.in_channels)).permute(0, 3, 1, 2)
-        if streaming:
-            padding = (0, self.kernel_size // 2)
+        if with_edges:
+            edge = self.kernel_size // 2
+            padding = (0, edge)
+            if self.padding_mode == "reflect":
+                padding, x_BCTF = (0, 0), F.pad(x_BCTF, (edge, edge, 0, 0), mode="reflect")
             x_BCTF = F.conv2d(x_BCTF, conv.weight, conv.bias, self.stride, padding)
         else:
             x_BCTF = conv(x_BCTF)
@@ -243,6 +272,7 @@ class ConvFrontEnd1d(ConvFrontEnd):
         kernel_size: of every convolution; odd.
         stride: of every convolution.
         dropout: after every block.
+        padding_mode: what is outside an utterance, "zeros" or "reflect".
     """
 
     def __init__(
@@ -252,9 +282,10 @@ class ConvFrontEnd1d(ConvFrontEnd):
         kernel_size: int = 5,
         stride: int = 2,
         dropout: float = 0.1,
+        padding_mode: str = "zeros",
     ) -> None:
         sizes = [input_size, *channels]
-        super().__init__(sizes, kernel_size, stride)
+        super().__init__(sizes, kernel_size, stride, padding_mode)
         self.convs = nn.ModuleList(
             nn.Conv1d(inputs, outputs, kernel_size, stride, kernel_size // 2)
             for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
@@ -262,11 +293,11 @@ class ConvFrontEnd1d(ConvFrontEnd):
         self.norms = nn.ModuleList(nn.LayerNorm(outputs) for outputs in channels)
         self.activation, self.dropout = nn.GELU(), nn.Dropout(dropout)
 
-    def _block(self, index: int, x_BTX: Tensor, streaming: bool = False) -> Tensor:
+    def _block(self, index: int, x_BTX: Tensor, with_edges: bool = False) -> Tensor:
         conv = self.convs[index]
         assert isinstance(conv, nn.Conv1d)
         x_BCT = x_BTX.transpose(1, 2)
-        if streaming:
+        if with_edges:
             x_BCT = F.conv1d(x_BCT, conv.weight, conv.bias, self.stride)
         else:
             x_BCT = conv(x_BCT)

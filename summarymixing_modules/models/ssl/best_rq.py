@@ -38,15 +38,23 @@ class RandomProjectionQuantiser(nn.Module):
         codes: V.
         code_dim: features of a code.
         codebooks: Q, each with a projection of its own.
+        layernorm: frames are normalised over their features first (arXiv 2202.01855); not in the
+            study of arXiv 2409.02596.
     """
 
     projection: Tensor
     codebook: Tensor
 
     def __init__(
-        self, input_size: int, codes: int = 8192, code_dim: int = 16, codebooks: int = 1
+        self,
+        input_size: int,
+        codes: int = 8192,
+        code_dim: int = 16,
+        codebooks: int = 1,
+        layernorm: bool = True,
     ) -> None:
         super().__init__()
+        self.layernorm = layernorm
         # Not the seed itself: the weights of the first layers are drawn with that.
         generator = torch.Generator().manual_seed(torch.initial_seed() ^ 1)
         projection = torch.empty(codebooks, input_size, code_dim, device="cpu")
@@ -59,8 +67,9 @@ class RandomProjectionQuantiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames_MF: Tensor) -> Tensor:
-        """Codes (M, Q) of frames, which are normalised over their features first."""
-        frames_MF = layer_norm(frames_MF.float(), frames_MF.shape[-1:])
+        """Codes (M, Q) of frames."""
+        if self.layernorm:
+            frames_MF = layer_norm(frames_MF.float(), frames_MF.shape[-1:])
         return random_projection_codes(frames_MF, self.projection, self.codebook)
 
 
@@ -69,7 +78,7 @@ class BestRQOutput:
     """Loss and monitors of a batch.
 
     Attributes:
-        loss: mean over utterances of the mean over their hidden frames and codebooks.
+        loss: mean over hidden frames and codebooks, as ``loss_mean`` says.
         losses_B: of each utterance; 0 where nothing is hidden.
         codes_MQ: targets.
         correct_MQ: whether they were predicted.
@@ -93,9 +102,13 @@ class BestRQModel(AcousticEncoder):
         mask_length: feature frames of a block, a multiple of 4.
         noise_std: hidden features are replaced by normal noise of this deviation.
         shared_mask: one mask for the batch, drawn from its shortest utterance, as in the study.
+        quantiser_layernorm: see ``RandomProjectionQuantiser``.
+        loss_mean: "utterances", all of which count alike, each with the mean over its hidden
+            frames; or "frames", all of which count alike, as in the study.
 
     Raises:
-        InputError: a ``mask_length`` that would hide parts of encoder frames.
+        InputError: a ``mask_length`` that would hide parts of encoder frames, or no such
+            ``loss_mean``.
     """
 
     def __init__(
@@ -110,6 +123,8 @@ class BestRQModel(AcousticEncoder):
         mask_length: int = 4,
         noise_std: float = 0.1,
         shared_mask: bool = False,
+        quantiser_layernorm: bool = True,
+        loss_mean: str = "utterances",
     ) -> None:
         super().__init__(frontend, transformer)
         if mask_length % STRIDE:
@@ -117,11 +132,15 @@ class BestRQModel(AcousticEncoder):
                 f"mask_length={mask_length} must be a multiple of {STRIDE}, the feature frames "
                 "of one encoder frame."
             )
-        self.quantiser = RandomProjectionQuantiser(STRIDE * n_mels, codes, code_dim, codebooks)
+        if loss_mean not in ("utterances", "frames"):
+            raise InputError(f"loss_mean={loss_mean!r} must be utterances or frames.")
+        self.quantiser = RandomProjectionQuantiser(
+            STRIDE * n_mels, codes, code_dim, codebooks, quantiser_layernorm
+        )
         self.output = nn.Linear(self.encoder_size, codebooks * codes)
         self.codes, self.codebooks = codes, codebooks
         self.mask_prob, self.mask_length = mask_prob, mask_length
-        self.noise_std, self.shared_mask = noise_std, shared_mask
+        self.noise_std, self.shared_mask, self.loss_mean = noise_std, shared_mask, loss_mean
 
     def forward(
         self, x_BTF: Tensor, lengths_B: Tensor, hidden_BT: Tensor | None = None
@@ -151,7 +170,10 @@ class BestRQModel(AcousticEncoder):
             .mean(-1)
         )
         losses_B = hidden.sum(losses_M) / hidden.counts_B.clamp(min=1)
-        loss = losses_B.sum() / (hidden.counts_B > 0).sum().clamp(min=1)
+        if self.loss_mean == "frames":
+            loss = losses_M.sum() / max(1, len(losses_M))
+        else:
+            loss = losses_B.sum() / (hidden.counts_B > 0).sum().clamp(min=1)
         return BestRQOutput(loss, losses_B, codes_MQ, logits_MQV.argmax(-1) == codes_MQ)
 
 

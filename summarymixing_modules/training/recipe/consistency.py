@@ -144,6 +144,14 @@ def _check_front_end(values: Values) -> None:
         _require(values, "cnn_channels", isinstance(channels, int) == waveform, wanted)
 
 
+def _check_edges(values: Values) -> None:
+    if values.get("streaming") and values.get("padding_mode") == "reflect":
+        raise ConfigError(
+            "--padding_mode=reflect reflects the end of an utterance, which a stream does not know: "
+            "give --padding_mode=zeros with --streaming=True."
+        )
+
+
 def _check_mixers(values: Values) -> None:
     """Build the mixers of a layer once, small as they are: they know which sizes they take."""
     if values.get("matched_to") is None and values.get("encoder_module") != "contextnet":
@@ -243,6 +251,7 @@ _CHECKS: tuple[Callable[[Values], None], ...] = (
     _check_outputs,
     _check_window,
     _check_front_end,
+    _check_edges,
     _check_mixers,
     _check_language_model,
     _check_beam_options,

@@ -12,6 +12,7 @@ from summarymixing_modules.data.batching import BatchOrdering
 from summarymixing_modules.data.preparation import Verify
 from summarymixing_modules.mixers.summary_options import MODES, STATISTICS
 from summarymixing_modules.models.encoder_choice import ENCODERS
+from summarymixing_modules.ops.convolution import PADDING_MODES
 from summarymixing_modules.training.recipe.kinds import (
     BELOW_ONE,
     BLOCK,
@@ -146,6 +147,8 @@ _PRETRAINING: dict[str, Kind] = {
     "negatives": POSITIVE_WHOLE,
     "logit_temperature": POSITIVE,
     "diversity_weight": NOT_NEGATIVE,
+    "quantiser_layernorm": BOOLEAN,
+    "loss_mean": choice("utterances", "frames"),
     "loss_reduction": choice("sum", "mean"),
     "temperature_min": POSITIVE,
     "temperature_decay": FACTOR,
@@ -171,6 +174,7 @@ _FEATURES: dict[str, Kind] = {
     "freq_drop_low": COUNT,
     "freq_drop_high": POSITIVE_WHOLE,
     "drop_replace": choice("mean", "zeros"),
+    "augment_first": BOOLEAN,
     "warp_window": COUNT,
 }
 
@@ -191,13 +195,18 @@ _MODEL: dict[str, Kind] = {
     "head_dropout": BELOW_ONE,
     "output_dropout": BELOW_ONE,
     "layerdrop_prob": BELOW_ONE,
-    "absolute_positions": optional(BOOLEAN),
+    "padding_mode": choice(*PADDING_MODES),
+    "absolute_positions": optional(either(BOOLEAN, choice("where_none"))),
     "decoder_attention": MIXER,
     "decoder_mixer_options": OPTIONS,
     "decoder_nhead": optional(POSITIVE_WHOLE),
     "d_embedding": optional(POSITIVE_WHOLE),
     "normalize_before": BOOLEAN,
     "predictor_size": POSITIVE_WHOLE,
+    "predictor_dropout": BELOW_ONE,
+    "embedding_dropout": BELOW_ONE,
+    "one_hot": BOOLEAN,
+    "ctc_on_joint": BOOLEAN,
     "joint_size": POSITIVE_WHOLE,
     "head_size": POSITIVE_WHOLE,
     "head_layers": POSITIVE_WHOLE,
@@ -248,7 +257,7 @@ _DECODING: dict[str, Kind] = {
     "lm_weight": NOT_NEGATIVE,
     "temperature": POSITIVE,  # in pre-training of the Gumbel softmax
     "lm_temperature": POSITIVE,
-    "scorer_beam_scale": POSITIVE,
+    "scorer_beam_scale": optional(POSITIVE),
     "min_decode_ratio": NOT_NEGATIVE,
     "max_decode_ratio": POSITIVE,
 }

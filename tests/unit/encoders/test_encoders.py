@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from speechbrain.lobes.models.convolution import ConvolutionalSpatialGatingUnit
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from summarymixing_modules.encoders import (
     TransformerEncoder,
 )
 from summarymixing_modules.encoders.base import MixerEncoder
+from summarymixing_modules.encoders.convolution import MaskedGatingUnit
+from summarymixing_modules.encoders.layer import Utterances
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import (
     UnsupportedByMixer,
@@ -286,3 +289,24 @@ def test_what_is_refused(kind: str) -> None:
 def test_unknown_merges_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown merge 'sum'"):
         make("branchformer", merge="sum")
+
+
+@torch.no_grad()
+def test_a_reflecting_gate_is_speechbrains_and_blind_to_padding() -> None:
+    """The utterance alone is reflected at its end; beside longer ones, likewise."""
+    own = MaskedGatingUnit(2 * D, 7, padding_mode="reflect")
+    stock = ConvolutionalSpatialGatingUnit(2 * D, 7)
+    stock.load_state_dict(own.state_dict())
+    x_BTD, lengths = torch.randn(2, 20, 2 * D), [9, 20]
+    got_BTD = own(x_BTD, Utterances(padding_of(*lengths)))
+    for row, length in enumerate(lengths):
+        want_BTD = stock(x_BTD[row : row + 1, :length])
+        torch.testing.assert_close(got_BTD[row : row + 1, :length], want_BTD)
+
+
+def test_a_branchformer_that_reflects_takes_no_chunks() -> None:
+    encoder, chunks = KINDS["branchformer"](padding_mode="reflect"), DynChunkTrainConfig(4)
+    with pytest.raises(InputError, match="padding_mode=zeros"):
+        encoder.make_streaming_context(chunks)
+    with pytest.raises(InputError, match="padding_mode=zeros"):
+        encoder(torch.randn(1, 9, D), dynchunktrain_config=chunks)

@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor, nn
 
+from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.models import (
     ConvFrontEnd1d,
@@ -94,7 +96,15 @@ def test_what_is_refused() -> None:
         make(mixer_options={"heads": 3})
 
 
-@pytest.mark.parametrize("front_end", [ConvFrontEnd1d(20, (12, 10)), ConvFrontEnd2d(20, (4, 3))])
+@pytest.mark.parametrize(
+    "front_end",
+    [
+        ConvFrontEnd1d(20, (12, 10)),
+        ConvFrontEnd2d(20, (4, 3)),
+        ConvFrontEnd1d(20, (12, 10), padding_mode="reflect"),
+        ConvFrontEnd2d(20, (4, 3), padding_mode="reflect"),
+    ],
+)
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 50])
 @torch.no_grad()
 def test_front_ends_see_no_padding(front_end: nn.Module, length: int) -> None:
@@ -105,6 +115,42 @@ def test_front_ends_see_no_padding(front_end: nn.Module, length: int) -> None:
     assert lengths.tolist() == [alone.shape[1], 15] and own.tolist() == [alone.shape[1]]
     assert alone.shape[-1] == front_end.output_size
     torch.testing.assert_close(beside[:1, : alone.shape[1]], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_reflecting_front_end_is_speechbrains() -> None:
+    stock = ConvolutionFrontEnd(
+        (8, 10, 20),
+        num_blocks=2,
+        num_layers_per_block=1,
+        out_channels=[4, 3],
+        kernel_sizes=[3, 3],
+        strides=[2, 2],
+        residuals=[False, False],
+    ).eval()
+    own = ConvFrontEnd2d(20, (4, 3), padding_mode="reflect").eval()
+    for index in range(2):
+        block = getattr(stock, f"convblock_{index}").convs
+        own.convs[index].weight.copy_(block.conv_0.conv.weight.mT)  # over frequency and time there
+        own.convs[index].bias.copy_(block.conv_0.conv.bias)
+        own.norms[index].load_state_dict(block.norm_0.norm.state_dict())
+    x_BTF = torch.randn(2, 31, 20)
+    got_BTD, _ = own(x_BTF, torch.tensor([31, 31]))
+    torch.testing.assert_close(got_BTD, stock(x_BTF).flatten(2), atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="padding_mode=zeros"):
+        own.initial_state(1)
+    with pytest.raises(InputError, match="zeros or reflect"):
+        ConvFrontEnd1d(20, padding_mode="same")
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "sine"), [("SummaryMixing", True), ("RoPEMHA", False), ("RelPosMHAXL", False)]
+)
+def test_sine_positions_where_the_mixer_brings_none(attention_type: str, sine: bool) -> None:
+    model = make(attention_type=attention_type, absolute_positions="where_none")
+    assert model.absolute_positions is sine
+    with pytest.raises(InputError, match="where_none"):
+        make(absolute_positions="somewhere")
 
 
 def test_front_end_of_the_papers_has_640_features() -> None:

@@ -310,6 +310,9 @@ def test_what_needs_the_whole_utterance_is_refused() -> None:
         StreamingRecognizer(model, fbank, normalize, TOKENIZER, 8, -1)
     with pytest.raises(InputError, match="CTCModel or a TransducerModel"):
         StreamingRecognizer(nn.Linear(2, 2), fbank, normalize, TOKENIZER)
+    reflecting = make_model(frontend=ConvFrontEnd1d(20, (24, 24), padding_mode="reflect"))
+    with pytest.raises(InputError, match="padding_mode=zeros"):
+        StreamingRecognizer(reflecting, fbank, normalize, TOKENIZER)
     contextnet = make_model(attention_type="cnnonly", encoder_module="contextnet")
     with pytest.raises(InputError, match="encoder_module"):
         StreamingRecognizer(contextnet, fbank, normalize, TOKENIZER)

@@ -65,6 +65,8 @@ class FineTuningBrain(SafeBrain):
         log_probs_BTV, lengths_B = predictions
         share_B = lengths_B / log_probs_BTV.shape[1]
         tokens_BU, token_share_B = batch.tokens
+        copies = len(log_probs_BTV) // len(tokens_BU)  # of each utterance, see wav_augment
+        tokens_BU, token_share_B = tokens_BU.repeat(copies, 1), token_share_B.repeat(copies)
         loss = ctc_loss(log_probs_BTV, tokens_BU, share_B, token_share_B, BLANK_INDEX)
         if stage != sb.Stage.TRAIN:
             texts = self.decode(log_probs_BTV, share_B)
@@ -108,8 +110,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     start = start_fine_tuning(hparams)
     data = load_data(hparams)
     hparams["checkpointer"].add_recoverables({"model": start.model, "normalize": start.normalize})
+    start.model.transformer.encoder.layerdrop_prob = hparams["layerdrop_prob"]
     augmentation = hparams["wav_augment"], hparams["fea_augment"]
-    features = Features(start.features, start.normalize, *augmentation)
+    features = Features(start.features, start.normalize, *augmentation, copies=True)
     modules = {"features": features, "model": start.model}
     brain = FineTuningBrain.from_recipe(recipe, modules=modules, tokenizer=data.tokenizer)
     brain.extra["encoder"] = start.encoder
