@@ -42,6 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_demo(commands)
     _add_mixers(commands)
     _add_export(commands)
+    _add_convert(commands)
     _add_transcribe(commands)
     _add_classify(commands)
     _add_bench(commands)
@@ -125,6 +126,22 @@ def _run_export(arguments: argparse.Namespace) -> int:
     target, overwrite = arguments.target, arguments.overwrite
     print(export_bundle(arguments.run_folder, target, overwrite, arguments.speechbrain))
     return 0
+
+
+def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    convert = commands.add_parser(
+        "convert", help="turn a checkpoint of SpeechBrain into such a folder; none of it is run"
+    )
+    convert.add_argument("folder", metavar="FOLDER", help="with model.ckpt, or as it is published")
+    convert.add_argument("--output", required=True, metavar="DIR", help="the folder to make")
+    convert.add_argument("--yaml", metavar="FILE", help="of the model (default: in FOLDER)")
+    convert.set_defaults(run=_run_convert)
+
+
+def _run_convert(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.conversion.command import run_convert  # imports SpeechBrain
+
+    return run_convert(arguments)
 
 
 def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

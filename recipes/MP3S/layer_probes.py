@@ -21,7 +21,7 @@ from summarymixing_modules.probing.encoder import frozen_encoder
 from summarymixing_modules.probing.layer_figures import LayerProbe, read_results, write_results
 from summarymixing_modules.probing.layer_probes import TASKS
 from summarymixing_modules.probing.layer_states import (
-    ProbedEncoder,
+    EncodedCorpora,
     check_memory,
     depends_on,
     prepare_corpora,
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         check_memory(name, load(paths[name]), corpora["content"])
     for name in (name for name in paths if missing[name]):
         encoder = load(paths[name]).to(settings.device)
-        probed = ProbedEncoder(name, encoder, corpora, settings, "content" in missing[name])
+        probed = EncodedCorpora(name, encoder, corpora, settings, "content" in missing[name])
         for task in missing[name]:
             started = time.perf_counter()
             figures, chance, details = TASKS[task](probed)

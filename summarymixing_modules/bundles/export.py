@@ -32,7 +32,7 @@ from summarymixing_modules.bundles.manifest import (
     make_manifest,
     to_json,
 )
-from summarymixing_modules.bundles.run import RunContent, plain_tensors, read_run
+from summarymixing_modules.bundles.run import RunContent, read_run, saved_tensors
 from summarymixing_modules.bundles.speechbrain_files import speechbrain_files
 from summarymixing_modules.bundles.ssl_encoder import SSLEncoder
 from summarymixing_modules.data.files import sync_to_disk
@@ -106,8 +106,8 @@ def export_tuned(encoder: SSLEncoder, target: Path, task: str, result: Mapping[s
     config = dict(encoder.config)
     config["trained_as"] = f"{config.get('trained_as', config['model']['class'])}, tuned on {task}"
     config["averaged_checkpoints"] = result["averaged_checkpoints"]
-    weights = plain_tensors(MODEL_PREFIX, encoder.encoder.state_dict())
-    weights |= plain_tensors(NORMALIZE_PREFIX, statistics_of(encoder.normalize))
+    weights = saved_tensors(MODEL_PREFIX, encoder.encoder.state_dict())
+    weights |= saved_tensors(NORMALIZE_PREFIX, statistics_of(encoder.normalize))
     write_bundle(RunContent(config, weights, None, dict(result)), target, overwrite=True)
 
 

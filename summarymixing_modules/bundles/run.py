@@ -169,7 +169,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
         "features": parts.features,
         "normalize": {name: getattr(parts.normalize, name) for name in NORMALIZE_SETTINGS},
     }
-    tensors = plain_tensors(NORMALIZE_PREFIX, statistics_of(parts.normalize))
+    tensors = saved_tensors(NORMALIZE_PREFIX, statistics_of(parts.normalize))
     weights, tokenizer = dict(parts.model.state_dict()), None
     if parts.kind == ENCODER:
         config |= {"model": describe_encoder(parts.model)}
@@ -184,9 +184,9 @@ def read_run(folder: str | os.PathLike[str]) -> RunContent:
         config |= {"tokenizer": "sentencepiece" if sentencepiece else "characters"}
     if parts.kind == CLASSIFIER:
         config |= {"labels": _read_labels(_save_folder(run, tree))}
-    config |= _mixer(config["model"])
+    config |= mixer_of(config["model"])
     return RunContent(
-        config, tensors | plain_tensors(MODEL_PREFIX, weights), tokenizer, result, run
+        config, tensors | saved_tensors(MODEL_PREFIX, weights), tokenizer, result, run
     )
 
 
@@ -200,7 +200,7 @@ def _read_labels(save: Path) -> dict[str, list[str]]:
     return labels
 
 
-def _mixer(description: Mapping[str, Any]) -> dict[str, Any]:
+def mixer_of(description: Mapping[str, Any]) -> dict[str, Any]:
     """Name and form of the mixer of a described model."""
     architecture = architecture_of(description["arguments"]["transformer"])
     return {key: architecture.get(key) for key in ("attention_type", "mode")}
@@ -302,7 +302,7 @@ def _find_tokenizer(run: Path, tree: Mapping[str, Any], hparams: Mapping[str, An
     return CharTokenizer.load(found[0]) if kind == "char" else SentencePieceTokenizer(found[0])
 
 
-def plain_tensors(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def saved_tensors(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies, since safetensors refuses tensors that share their memory."""
     copies = {f"{prefix}{n}": t.detach().cpu().clone().contiguous() for n, t in tensors.items()}
     broken = [n for n, t in copies.items() if t.is_floating_point() and not t.isfinite().all()]

@@ -71,10 +71,11 @@ def naive_summary_mixing(
         )
         if part.shape[-1]
     ]
-    if not isinstance(parts[0][1], nn.Linear):
+    halves = [half for _, half in parts if isinstance(half, nn.Linear)]
+    if not halves:
         return torch.stack([part for part, _ in parts]).sum(0)
-    weight = torch.cat([half.weight for _, half in parts], dim=1)
-    y_BTD = F.linear(torch.cat([part for part, _ in parts], dim=-1), weight, parts[0][1].bias)
+    weight = torch.cat([half.weight for half in halves], dim=1)
+    y_BTD = F.linear(torch.cat([part for part, _ in parts], dim=-1), weight, halves[0].bias)
     return cell.activation(y_BTD) if cell.combiner_activation else y_BTD
 
 

@@ -31,7 +31,7 @@ from summarymixing_modules.probing.layer_states import (
     TEST_SET,
     TOKENIZER,
     TRAIN_SET,
-    ProbedEncoder,
+    EncodedCorpora,
     StateBatch,
     hours_of,
 )
@@ -52,7 +52,7 @@ _MIN_DEVIATION = 1e-6
 Outcome = tuple[list[float], float, dict[str, Any]]
 
 
-def probe_speakers(probed: ProbedEncoder) -> Outcome:
+def probe_speakers(probed: EncodedCorpora) -> Outcome:
     """Accuracy of a logistic regression on the mean of each state, utterances held out."""
     pooled, _ = probed.train_set
     rows = probed.corpora["speaker"][TRAIN_SET].manifest
@@ -118,7 +118,7 @@ def split_speakers(
     return train, test, left_out, by_chapter
 
 
-def probe_emotions(probed: ProbedEncoder) -> Outcome:
+def probe_emotions(probed: EncodedCorpora) -> Outcome:
     """Accuracy, mean over the folds, of a logistic regression on the mean of each state.
 
     A fold trains on eight speakers and tests one; the other speaker of the tested session, on whom
@@ -147,7 +147,7 @@ def probe_emotions(probed: ProbedEncoder) -> Outcome:
 
 
 def _logistic_probes(
-    probed: ProbedEncoder,
+    probed: EncodedCorpora,
     task: str,
     pooled: Mapping[str, Tensor],
     labels: Mapping[str, int],
@@ -232,7 +232,7 @@ def _percent(right_S: Tensor) -> float:
     return 100 * float(right_S.double().mean())
 
 
-def probe_content(probed: ProbedEncoder) -> Outcome:
+def probe_content(probed: EncodedCorpora) -> Outcome:
     """Character error rate of a linear CTC layer on each state, on test-clean."""
     settings, sets = probed.settings, probed.corpora["content"]
     pooled, kept = probed.train_set

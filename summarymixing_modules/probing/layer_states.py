@@ -32,7 +32,7 @@ from summarymixing_modules.data.preparation import Preparation
 from summarymixing_modules.data.subset import subset_path, write_subset
 from summarymixing_modules.data.text.tokenizers import CharTokenizer
 from summarymixing_modules.errors import InputError
-from summarymixing_modules.probing.encoder import FrozenEncoder
+from summarymixing_modules.probing.encoder import FrozenEncoder, encode
 from summarymixing_modules.probing.heads import mean_over_time
 from summarymixing_modules.training.ctc_lengths import frames_needed
 
@@ -166,7 +166,7 @@ class StateBatch(NamedTuple):
 
 
 @dataclass
-class ProbedEncoder:
+class EncodedCorpora:
     """An encoder, and what it makes of the corpora: every utterance goes through it once.
 
     Its name is for progress bars; ``keep_frames`` tells whether a task needs those of `TRAIN_SET`.
@@ -193,7 +193,7 @@ class ProbedEncoder:
         with tqdm(total=len(dataset), desc=f"{self.name}, {part}", unit="utt", disable=None) as bar:
             for batch in loader:
                 if len(batch):
-                    hidden = self.encoder.hidden(*batch.to(settings.device).sig)
+                    hidden = encode(self.encoder, batch.to(settings.device))
                     states_NBTD, texts = torch.stack(hidden.states), getattr(batch, "wrd", [])
                     yield StateBatch(batch.id, states_NBTD, hidden.lengths_B, texts)
                 bar.update(len(batch.id))

@@ -10,7 +10,7 @@ import pytest
 
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.layer_probes import TASKS, Outcome
-from summarymixing_modules.probing.layer_states import ProbedEncoder
+from summarymixing_modules.probing.layer_states import EncodedCorpora
 from tests.ranks import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def test_files_are_written_and_what_is_finished_is_kept(
     given = ["--encoders", str(tmp_path / "mine"), f"--corpora={corpora}", *SMALL]
     given.append(f"--output_folder={output}")
 
-    def stop(probed: ProbedEncoder) -> Outcome:
+    def stop(probed: EncodedCorpora) -> Outcome:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:

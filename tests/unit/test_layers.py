@@ -19,7 +19,7 @@ ORDER = (
     *("training.scores", "training.run", "training.recipe"),
     "bundles",
     "training",  # Brains, which may start from bundles
-    *("probing", "inference", "bench", "tables"),
+    *("probing", "inference", "conversion", "bench", "tables"),
     *("demo", "cli"),
 )
 #: (file, module): why it may be imported all the same.

@@ -1,0 +1,1 @@
+"""Checkpoints of SpeechBrain's models, and of the SummaryMixing authors' format, as our bundles."""
