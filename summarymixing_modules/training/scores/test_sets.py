@@ -82,7 +82,7 @@ class TestSets:
 
     def report(self) -> dict[str, dict[str, Any]]:
         """For result.json; nothing where nothing was tested."""
-        found = {
+        found: dict[str, dict[str, Any]] = {
             "test_utterances": self.utterances,
             "test_missing": self.missing,
             "intervals": self.intervals,
