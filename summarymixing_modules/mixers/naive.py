@@ -63,19 +63,13 @@ def naive_summary_mixing(
     chunks = Chunks.of(chunk_size, left_context_size)
     summary_BTR = _statistic(cell, each_BTS, padding_BT, chunks)
     local_BTF = _mlp(cell, x_BTD, slice(0, width), cell.local_layers, cell.local_activation)
-    parts = [
-        (cell.dropout(norm(part)), half)
-        for part, norm, half in (
-            (local_BTF, cell.local_norm, cell.combine_local),
-            (summary_BTR, cell.summary_norm, cell.combine_summary),
-        )
-        if part.shape[-1]
-    ]
-    halves = [half for _, half in parts if isinstance(half, nn.Linear)]
+    normed = ((local_BTF, cell.local_norm), (summary_BTR, cell.summary_norm))
+    parts = [cell.dropout(norm(part)) for part, norm in normed if part.shape[-1]]
+    halves = [c for c in (cell.combine_local, cell.combine_summary) if isinstance(c, nn.Linear)]
     if not halves:
-        return torch.stack([part for part, _ in parts]).sum(0)
+        return torch.stack(parts).sum(dim=0)
     weight = torch.cat([half.weight for half in halves], dim=1)
-    y_BTD = F.linear(torch.cat([part for part, _ in parts], dim=-1), weight, halves[0].bias)
+    y_BTD = F.linear(torch.cat(parts, dim=-1), weight, halves[0].bias)
     return cell.activation(y_BTD) if cell.combiner_activation else y_BTD
 
 
