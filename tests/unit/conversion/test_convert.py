@@ -124,7 +124,9 @@ def test_ctc_writes_the_same_text(stock: Callable[..., Stock], tmp_path: Path) -
     scores_BTV = theirs["ctc_lin"](encoded_BTD).log_softmax(-1)
     want = ctc_greedy_decode(scores_BTV, torch.ones(1), blank_id=0)
     recognizer = Recognizer.from_path(tmp_path / "bundle", device="cpu")
-    tokens = recognizer.decoder(recognizer.bundle.model, *recognizer.bundle.acoustic_features(samples_BL, lengths_B))
+    tokens = recognizer.decoder(
+        recognizer.bundle.model, *recognizer.bundle.acoustic_features(samples_BL, lengths_B)
+    )
     assert [[token.index for token in row] for row in tokens] == want and want[0]
     assert recognizer.bundle.tokenizer.decode(want[0]) == theirs.tokenizer().decode(want[0])
 
