@@ -22,9 +22,7 @@ tags:
 # {name}
 
 {what}
-with the token mixer {mixer}, {parameters:,} parameters, trained with
-[summarymixing-modules](https://arxiv.org/abs/2307.07421) {version} and exported from the mean of
-{averaged} checkpoint(s).
+with the token mixer {mixer}, {parameters:,} parameters, {origin}.
 
 {use}
 ## Figures of the training run
@@ -38,6 +36,15 @@ of every file: manifest.json. Nothing in them is code. Audio is converted to {ra
 {streaming}
 Set the licence of this card to what the training data allows.
 """
+
+_TRAINED = """\
+trained with
+[summarymixing-modules](https://arxiv.org/abs/2307.07421) {version} and exported from the mean of
+{averaged} checkpoint(s)"""
+_CONVERTED = """\
+converted by
+[summarymixing-modules](https://arxiv.org/abs/2307.07421) {version} from the checkpoint {source} of
+SpeechBrain"""
 
 _RECOGNISER = """\
     summarymixing transcribe speech.wav --model {name}
@@ -139,13 +146,19 @@ def model_card(content: RunContent, name: str) -> str:
         what=f"{words.what} ({model}),",
         mixer=mixer or config["attention_type"],
         parameters=sum(t.numel() for n, t in content.tensors.items() if n.startswith("model.")),
-        version=config["summarymixing_modules"],
-        averaged=config["averaged_checkpoints"],
+        origin=_origin(config),
         use=words.use.format(name=name, labels=labels, rate=config["sample_rate"]),
         figures=_figures(content.result, words.note),
         rate=config["sample_rate"],
         streaming=_streaming(config["streaming"]) if kind == RECOGNISER else "",
     )
+
+
+def _origin(config: dict[str, Any]) -> str:
+    version, source = config["summarymixing_modules"], config.get("converted_from")
+    if source is not None:
+        return _CONVERTED.format(version=version, source=source)
+    return _TRAINED.format(version=version, averaged=config["averaged_checkpoints"])
 
 
 def _streaming(trained_with_chunks: bool) -> str:

@@ -180,13 +180,11 @@ def _content(
 
 
 def _checkpoint_folder(folder: Path) -> Path:
-    """A folder with ``.ckpt`` files, given itself or as the only CKPT+… of another."""
+    """A folder with ``.ckpt`` files: the one that is given, or the only CKPT+… in it."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}.")
     inside = sorted(path for path in folder.glob("CKPT+*") if path.is_dir())
-    if any(folder.glob("*.ckpt")) and not (folder / "CKPT.yaml").exists() and not inside:
-        return folder
-    if any(folder.glob("model.ckpt")):
+    if not inside and any(folder.glob("*.ckpt")):
         return folder
     if len(inside) != 1:
         there = ", ".join(path.name for path in inside) or "no .ckpt file"

@@ -140,7 +140,8 @@ def transformer(tensors: Tensors, attention_type: str, summary: Mapping[str, Any
         attention_type: name of the encoder's mixer.
         summary: of SummaryMixing, its ``mode``, and ``use_layernorm`` where the file says it.
     """
-    found, layers = Translation(dropped=drop_from_sizes(tensors)), {}
+    found = Translation(dropped=drop_from_sizes(tensors))
+    layers: dict[str, Tensors] = {}
     for name in list(tensors):
         if match := _IN_LAYER.fullmatch(name):
             layers.setdefault(match[1], {})[match[2]] = tensors.pop(name)

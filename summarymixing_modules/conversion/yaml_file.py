@@ -110,8 +110,8 @@ class YamlFile:
         for top in self.tree.values():
             for entry in ("recoverables", "loadables"):
                 nodes = top.get(entry) if isinstance(top, Mapping) else None
-                for name in nodes if isinstance(nodes, Mapping) else ():
-                    value = self._value(nodes[name], f"{entry}.{name}")
+                for name, node in nodes.items() if isinstance(nodes, Mapping) else ():
+                    value = self._value(node, f"{entry}.{name}")
                     if isinstance(value, Block):
                         found.setdefault(name, value)
         return found
@@ -129,7 +129,8 @@ class YamlFile:
 
     def _value(self, node: Any, where: str) -> Any:
         tag = tag_of(node)
-        if tag == "!ref" and (found := _KEY.fullmatch(node.value)) and found[1] in self.tree:
+        found = _KEY.fullmatch(node.value) if tag == "!ref" else None
+        if found is not None and found[1] in self.tree:
             return self.get(found[1])
         if tag.startswith(_MADE):
             name, bare = _class_of(tag), not isinstance(node, Mapping | list)

@@ -11,6 +11,7 @@ import pytest
 import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from torch import Tensor, nn
 
 TOKENS, MELS = 12, 20
@@ -106,8 +107,7 @@ linear: !new:speechbrain.nnet.linear.Linear
     n_neurons: 16
 """,
 }
-LANGUAGE_MODEL = """
-output_neurons: 12
+_PUBLISHED = """
 lm_model: !new:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
     vocab: !ref <output_neurons>
     d_model: 16
@@ -117,9 +117,12 @@ lm_model: !new:speechbrain.lobes.models.transformer.TransformerLM.TransformerLM
     d_ffn: 32
     activation: !name:torch.nn.GELU
     normalize_before: False
+tokenizer: !new:sentencepiece.SentencePieceProcessor
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
+        asr: !ref <model>
         lm: !ref <lm_model>
+        tokenizer: !ref <tokenizer>
 """
 
 
@@ -142,6 +145,35 @@ class Stock:
         """Normalised, as its evaluation has them; all samples are real."""
         features_BTF = self.made["compute_features"](samples_BL)
         return self.made["normalize"](features_BTF, torch.ones(len(samples_BL)))
+
+    def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
+        """Its tokens."""
+        return sentencepiece.SentencePieceProcessor(
+            model_file=str(self.folder / "save" / "12_char.model")
+        )
+
+    def language_model(self) -> TransformerLM:
+        """The one that it is published with."""
+        torch.manual_seed(2)
+        sizes = {"d_model": 16, "nhead": 2, "num_encoder_layers": 2, "d_ffn": 32}
+        model = TransformerLM(TOKENS, num_decoder_layers=0, activation=nn.GELU, **sizes)
+        randomise(model)
+        return model
+
+    def publish(self, folder: Path) -> Path:
+        """A folder as those of recognisers that SpeechBrain publishes."""
+        (saved,) = self.folder.glob("save/CKPT*")
+        folder.mkdir()
+        text = (self.folder / "hyperparams.yaml").read_text()
+        (folder / "hyperparams.yaml").write_text(text + _PUBLISHED)
+        for name, source in (
+            ("asr.ckpt", saved / "model.ckpt"),
+            ("normalizer.ckpt", saved / "normalizer.ckpt"),
+            ("tokenizer.ckpt", self.folder / "save" / "12_char.model"),
+        ):
+            (folder / name).write_bytes(source.read_bytes())
+        torch.save(self.language_model().state_dict(), folder / "lm.ckpt")
+        return folder
 
 
 def randomise(module: nn.Module) -> None:
