@@ -45,9 +45,10 @@ def their_cell(cell: SummaryMixing) -> dict[str, Tensor]:
                 layer(f"{name}_proj.linear_{k}", more.weight, more.bias)
     if cell.mode != LITE:
         merging = "summary_local_merging.linear.w"
-        halves = [cell.combine_local.weight, cell.combine_summary.weight]
+        own = cell.state_dict()
+        halves = [own["combine_local.weight"], own["combine_summary.weight"]]
         theirs[f"{merging}.weight"] = torch.cat(halves, dim=1)
-        theirs[f"{merging}.bias"] = cell.combine_local.bias
+        theirs[f"{merging}.bias"] = own["combine_local.bias"]
     for name in ("local_norm", "summary_norm"):
         norm = getattr(cell, name)
         norm = norm if isinstance(norm, nn.LayerNorm) else nn.LayerNorm(cell.enc_dim)
