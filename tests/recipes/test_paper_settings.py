@@ -22,7 +22,8 @@ FOLDERS = sorted({Path(name).parents[1] for name in PAPERS})
 
 def resolved(name: str) -> dict[str, Any]:
     """The values of a recipe's keys."""
-    return dict(ResolvedRecipe(read_recipe(RECIPES / name), {}).tree)
+    source = read_recipe(RECIPES / name)
+    return dict(ResolvedRecipe(source, dict.fromkeys(source.missing(()), "/data")).tree)
 
 
 def departures(name: str) -> set[tuple[str, str, str, str]]:
