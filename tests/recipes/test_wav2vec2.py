@@ -143,7 +143,7 @@ def test_bad_settings_are_told(option: str, message: str, run_recipe: RunRecipe)
 
 
 def test_the_rate_falls_at_once_after_the_warm_up_and_then_linearly() -> None:
-    recipe = ResolvedRecipe(read_recipe(HPARAMS / "base.yaml"), {})
+    recipe = ResolvedRecipe(read_recipe(HPARAMS / "base.yaml"), {"data_folder": "/data"})
     schedule = WarmCoolDecayLRSchedule(**recipe.tree["lr_scheduler"])
     optimizer = torch.optim.SGD([torch.zeros(())], lr=0.0)
     rates = []

@@ -62,7 +62,7 @@ def test_every_key_has_a_kind() -> None:
         ("max_bad_audio=-1", "a number from 0 up to 1."),
         ("lr_decay=0", "a number above 0 up to 1."),
         ("streaming=maybe", "True or False."),
-        ("absolute_positions=5", "True or False, or null."),
+        ("absolute_positions=5", "True or False, or where_none, or null."),
         ("norm_type=utterance", "one of global, sentence, batch."),
         ("mode=SummaryMixing-light", "Did you mean SummaryMixing-lite or "),
         ("attention_type=ropemha", "Did you mean RoPEMHA?"),
