@@ -119,15 +119,17 @@ def convert(
         _check_indices(file, {**_BLANK, **(_MARKS if decodes else {})})
         tokenizer = _find_tokenizer(folder)
     dropped = [name for made in (speech, *language) if made is not None for name in made.dropped]
-    if speech is not None:
-        write_bundle(_content(folder, file, speech, tokenizer), target)
     lm_folder = None
-    for made in language[:1]:
-        assert tokenizer is not None and isinstance(made.model, LanguageModel)
+    if language:
         lm_folder = target if speech is None else target.with_name(f"{target.name}-lm")
         if lm_folder.exists():
             raise InputError(f"{lm_folder} exists: give another --output.")
-        save_language_model(made.model, tokenizer, lm_folder)
+    if speech is not None:
+        write_bundle(_content(folder, file, speech, tokenizer), target)
+    if lm_folder is not None:
+        model = language[0].model
+        assert tokenizer is not None and isinstance(model, LanguageModel)
+        save_language_model(model, tokenizer, lm_folder)
     return Conversion(target if speech is not None else None, lm_folder, dropped, left_out)
 
 
