@@ -20,7 +20,7 @@ BEST_RQ, WAV2VEC2 = "LibriSpeech/SSL/BEST-RQ", "LibriSpeech/SSL/wav2vec2"
 ATTENTION, MEANING = "LibriSpeech/ASR/transformer", "SLURP/seq2seq"
 
 SAME = [
-    ("compute_objectives", {CTC: "CTCBrain", TUNING: "FineTuningBrain", PROBES: "TranscriptBrain"}),
+    ("compute_objectives", {CTC: "CTCBrain", PROBES: "TranscriptBrain"}),
     ("make_scores", {CTC: "CTCBrain", TUNING: "FineTuningBrain"}),
     ("compute_forward", {BEST_RQ: "BestRQBrain", WAV2VEC2: "Wav2Vec2Brain"}),
     ("architecture", {BEST_RQ: "BestRQBrain", WAV2VEC2: "Wav2Vec2Brain"}),
