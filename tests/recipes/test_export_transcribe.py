@@ -90,10 +90,8 @@ def test_folder_bundle_and_speechbrain_write_what_the_run_wrote(
     config = load_bundle(bundle).config
     assert config["averaged_checkpoints"] == 2 and config["window_seconds"] < 15
     card = (bundle / "README.md").read_text()
-    assert (
-        f"| test-clean_wer | {json.loads((run / 'result.json').read_text())['test_wer']:.4g} |"
-        in card
-    )
+    error_rate = json.loads((run / "result.json").read_text())["test_wer"]
+    assert f"| test-clean_wer | {error_rate:.4g}" in card
 
 
 def test_all_formats_and_any_audio(
@@ -177,6 +175,7 @@ def test_global_statistics_and_units_travel(
         path.write_text(path.read_text().replace("X", "S"))
     options = ["--token_type=unigram", "--output_neurons=60", "--streaming=True", "--lr=1.0e-6"]
     options += ["--number_of_epochs=1", "--cnn_channels=[4, 4]", f"--data_folder={copy}"]
+    options += ["--padding_mode=zeros"]
     tiny = [option for option in TINY if not option.startswith("--cnn")]
     run_recipe(HPARAMS / "conformer.yaml", *tiny, *options)
     bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", speechbrain=True)

@@ -16,6 +16,7 @@ OPTIONS = {
     "number_of_epochs": 2,
     "grad_accumulation_factor": 2,
     "streaming": True,
+    "padding_mode": "zeros",
     "chunkwise_prob": 0.5,
     "dropout": 0.1,
     "token_type": "librispeech_char",

@@ -65,7 +65,7 @@ def test_a_token_sees_itself_and_the_past(name: str, options: dict) -> None:
         (grad,) = torch.autograd.grad(output[0, t].pow(2).sum(), tgt, retain_graph=True)
         seen = grad[0].abs().amax(-1)
         assert seen[t + 1 :].eq(0).all() and seen[t] > 0
-        assert t == 0 or seen[t - 1] > 0
+        assert t == 0 or seen[t - 1] > 0 or options.get("summary_proj") is False
 
 
 @pytest.mark.parametrize(("name", "options"), FORMS)

@@ -149,6 +149,7 @@ def test_a_tuned_encoder_learns_all_that_its_states_depend_on() -> None:
     rates = {key: 0.1 for key in ("lr", "weights_lr", "encoder_lr")}
     factors = {f"{part}annealing_factor": 0.5 for part in ("", "weights_", "encoder_")}
     settings = {"improvement_threshold": 0.0025, "final_lr": None, "freeze_encoder": False}
+    settings["weight_decay"] = 0.0
     optimizers = probe_rates(modules, rates | factors | settings).optimizers(False)
     assert list(optimizers) == ["head", "weights", "encoder"]
     samples_BL, lengths_B = torch.randn(2, 1600), torch.tensor([1600, 800])
@@ -198,7 +199,8 @@ def test_ecapa_has_the_attention_of_mp3s() -> None:
 def test_the_head_alone_decays() -> None:
     hparams = dict.fromkeys(("lr", "weights_lr", "weight_decay"), 0.5)
     factors = dict.fromkeys(("annealing_factor", "weights_annealing_factor"), 0.8)
-    more = {"final_lr": None, "improvement_threshold": 0.0}
-    rates = probe_rates(Probe(2, PooledLinearHead(D, K)), {**hparams, **factors, **more})
+    more = {"final_lr": None, "improvement_threshold": 0.0, "freeze_encoder": True}
+    modules = nn.ModuleDict({"model": Probe(2, PooledLinearHead(D, K))})
+    rates = probe_rates(modules, {**hparams, **factors, **more})
     decays = {n: o.param_groups[0]["weight_decay"] for n, o in rates.optimizers(False).items()}
     assert decays == {"head": 0.5, "weights": 0}
