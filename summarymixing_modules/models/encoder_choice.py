@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from summarymixing_modules.encoders import (
@@ -18,6 +17,7 @@ from summarymixing_modules.encoders import (
 from summarymixing_modules.encoders.base import MixerEncoder
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import Mixer
+from summarymixing_modules.models.initialisation import check_initialisation, initialise
 
 CONTEXTNET_OPTIONS = ("conv_channels", "kernel_size", "num_layers", "inner_dim", "alpha")
 #: Arguments that every encoder has under the name that they have in ``TransformerASR``.
@@ -83,15 +83,17 @@ ENCODERS: dict[str, EncoderKind] = {
 def make_encoder(
     encoder_module: str, settings: Mapping[str, Any]
 ) -> MixerEncoder | ContextNetEncoder:
-    """An encoder, initialised; mixers and ContextNet keep their own initialisation.
+    """An encoder, initialised; ContextNet keeps its own initialisation.
 
     Args:
         encoder_module: name of the encoder.
         settings: arguments of ``TransformerASR``.
 
     Raises:
-        InputError: see ``check_encoder`` and ``check_contextnet_options``.
+        InputError: see ``check_encoder``, ``check_initialisation`` and
+            ``check_contextnet_options``.
     """
+    check_initialisation(settings["initialisation"])
     check_encoder(encoder_module, settings["causal"], settings["layerdrop_prob"])
     contextnet = check_contextnet_options(settings["contextnet_options"] or {})
     kind = ENCODERS[encoder_module]
@@ -103,7 +105,7 @@ def make_encoder(
         **(settings["mixer_options"] or {}),
     )
     if isinstance(encoder, MixerEncoder):
-        init_outside_mixers(encoder)
+        initialise(encoder, settings["initialisation"])
     return encoder
 
 
@@ -139,19 +141,6 @@ def check_contextnet_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"contextnet_options has no {name!r}. Known: {', '.join(CONTEXTNET_OPTIONS)}."
             )
     return dict(options)
-
-
-def init_outside_mixers(module: nn.Module) -> None:
-    """SpeechBrain's initialisation (Xavier-normal matrices), leaving mixers as they are."""
-    inside = {
-        id(parameter)
-        for mixer in module.modules()
-        if isinstance(mixer, Mixer)
-        for parameter in mixer.parameters()
-    }
-    for parameter in module.parameters():
-        if parameter.dim() > 1 and id(parameter) not in inside:
-            torch.nn.init.xavier_normal_(parameter)
 
 
 def require_chunks(encoder: nn.Module, flag: str) -> None:

@@ -21,12 +21,9 @@ from summarymixing_modules.encoders.base import EncoderStreamingContext, MixerEn
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.asr.summary_decoder import DecoderState, MixerDecoder
 from summarymixing_modules.models.describe import describable
-from summarymixing_modules.models.encoder_choice import (
-    ENCODERS,
-    init_outside_mixers,
-    make_encoder,
-)
+from summarymixing_modules.models.encoder_choice import ENCODERS, make_encoder
 from summarymixing_modules.models.features.frontend import lengths_to_padding
+from summarymixing_modules.models.initialisation import initialise
 from summarymixing_modules.ops.positions import sine_positions
 
 
@@ -41,9 +38,6 @@ class StreamingContext(stock.TransformerASRStreamingContext):
 @describable
 class TransformerASR(stock.TransformerASR):
     """An encoder of mixers and, if asked for, a Transformer decoder.
-
-    Mixers keep their own initialisation (SpeechBrain draws every matrix again, with one fan-in for
-    all heads), and so does ContextNet; everything else is drawn as there.
 
     Args:
         tgt_vocab: output tokens of the decoder.
@@ -71,9 +65,14 @@ class TransformerASR(stock.TransformerASR):
             ``alpha`` of ``ContextNetEncoder``.
         activation_checkpointing: keep of every encoder layer its input only, and compute the rest
             again in the backward pass: less memory, more time.
+        initialisation: what mixers start from, see ``models.initialisation``: "paper" as in
+            SpeechBrain, which draws every matrix again, with one fan-in for all heads; "mixer" as
+            they make themselves; "blocks" with the fan-in of a head and zero biases. ContextNet
+            keeps its own.
 
     Raises:
-        InputError: unknown ``encoder_module``, or one that cannot do what is asked of it.
+        InputError: unknown ``encoder_module`` or ``initialisation``, or an encoder that cannot do
+            what is asked of it.
     """
 
     def __init__(
@@ -107,6 +106,7 @@ class TransformerASR(stock.TransformerASR):
         contextnet_options: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
         csgu_padding_mode: str = "zeros",
+        initialisation: str = "mixer",
     ) -> None:
         settings = dict(locals())
         # SpeechBrain makes what is around the encoder: a name that it does not know leaves that to
@@ -151,8 +151,8 @@ class TransformerASR(stock.TransformerASR):
                 attention_type=decoder_attention,
                 mixer_options=decoder_mixer_options,
             )
-            init_outside_mixers(self.custom_tgt_module)
-            init_outside_mixers(self.decoder)
+            initialise(self.custom_tgt_module, initialisation)
+            initialise(self.decoder, initialisation)
 
     def encode(
         self,

@@ -12,6 +12,7 @@ from summarymixing_modules.data.batching import BatchOrdering
 from summarymixing_modules.data.preparation import Verify
 from summarymixing_modules.mixers.summary_options import MODES, STATISTICS
 from summarymixing_modules.models.encoder_choice import ENCODERS
+from summarymixing_modules.models.initialisation import INITIALISATIONS
 from summarymixing_modules.ops.convolution import PADDING_MODES
 from summarymixing_modules.training.recipe.kinds import (
     BELOW_ONE,
@@ -180,6 +181,7 @@ _FEATURES: dict[str, Kind] = {
 
 _MODEL: dict[str, Kind] = {
     "encoder_module": choice(*ENCODERS),
+    "initialisation": choice(*INITIALISATIONS),
     "frontend_type": choice("mel", "waveform"),
     "cnn_channels": either(BLOCKS, POSITIVE_WHOLE),  # which, the front end says: `consistency`
     "d_model": POSITIVE_WHOLE,
