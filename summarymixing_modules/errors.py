@@ -25,6 +25,12 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f" Did you mean {' or '.join(prefix + by_lower[n] for n in near)}?" if near else ""
 
 
+def near_name(name: str, known: Iterable[str]) -> str:
+    """Words inside a sentence that suggest the nearest known name; nothing where there is none."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 #: Words of torch's RuntimeErrors → what to do. Its other errors of these classes are faults.
 _OF_TORCH = {
     "PytorchStreamWriter failed": "the disk is full, or nothing may be written there: make room",

@@ -27,10 +27,9 @@ from summarymixing_modules.bundles.ssl_encoder import SSLEncoder, check_architec
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.acoustic import AcousticEncoder
-from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_average
+from summarymixing_modules.training.run.averaging import load_best, ranking_of
 from summarymixing_modules.training.run.checkpoint_files import while_they_last
 from summarymixing_modules.training.run.checkpoints import (
-    RANKING,
     ArchitectureMismatchError,
     AtomicCheckpointer,
 )
@@ -100,17 +99,11 @@ def _load_same_model(
     source.otherwise = "another --init_from"
     if not _is_same_model(source, modules.get("model")):
         return False
-    newest = source.find_checkpoint()
-    best = source.find_checkpoints(
-        **newest.meta.get(RANKING, {}),
-        ckpt_predicate=is_end_of_epoch,
-        max_num_checkpoints=averaged,
-    )
-    found = best or source.find_checkpoints(max_num_checkpoints=1)
-    source.load_checkpoint(found[0])
-    if len(found) > 1:
-        load_average(source, found)
-    logger.info(f"Starting from the weights of {found[0].path} (mean of {len(found)})")
+    ranking = ranking_of(source)
+    loaded = load_best(source, ranking.get("max_key"), ranking.get("min_key"), averaged, {})
+    if not loaded:  # no epoch is over yet
+        source.load_checkpoint(source.find_checkpoint())
+    logger.info(f"Starting from the weights in {checkpoints} (mean of {max(1, loaded)})")
     return True
 
 

@@ -60,10 +60,9 @@ from summarymixing_modules.models.acoustic import architecture_of
 from summarymixing_modules.models.describe import build, describe
 from summarymixing_modules.models.slu.classifier import ClassifierModel
 from summarymixing_modules.training.recipe.yaml_checks import parse_yaml
-from summarymixing_modules.training.run.averaging import is_end_of_epoch, load_best
+from summarymixing_modules.training.run.averaging import load_best, ranking_of
 from summarymixing_modules.training.run.checkpoint_files import while_they_last
 from summarymixing_modules.training.run.checkpoints import (
-    RANKING,
     AtomicCheckpointer,
     NoCheckpointError,
 )
@@ -257,8 +256,7 @@ def _load_best(run: Path, tree: Mapping[str, Any], parts: _Parts) -> int:
     count = max(1, int(parts.hparams.get("avg_checkpoints", 1)))
 
     def read() -> int:
-        newest = checkpointer.find_checkpoint(ckpt_predicate=is_end_of_epoch)
-        ranking = {} if newest is None else newest.meta[RANKING]
+        ranking = ranking_of(checkpointer)
         return load_best(checkpointer, ranking.get("max_key"), ranking.get("min_key"), count, {})
 
     if not (loaded := while_they_last(read)):

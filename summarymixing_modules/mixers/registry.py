@@ -12,9 +12,8 @@ point group ``summarymixing_modules.mixers`` is imported when an unknown name is
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.errors import InputError, near_name
 from summarymixing_modules.mixers.base import Capabilities, Mixer, UnsupportedByMixer
 
 ENTRY_POINT_GROUP = "summarymixing_modules.mixers"
@@ -263,9 +262,3 @@ def reference_options(
 def options_by_mixer() -> dict[str, set[str]]:
     """The option names of every mixer."""
     return {name: set(spec.options) for name, spec in _SPECS.items()}
-
-
-def near_name(name: str, known: Iterable[str]) -> str:
-    """Words that suggest the known name most like an unknown one; none where there is none."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

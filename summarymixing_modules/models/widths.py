@@ -22,9 +22,9 @@ import torch
 from ruamel.yaml import YAML
 from torch import nn
 
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.errors import InputError, near_name
 from summarymixing_modules.mixers import mixer_spec
-from summarymixing_modules.mixers.registry import check_option, near_name
+from summarymixing_modules.mixers.registry import check_option
 from summarymixing_modules.models.features.frontend import ConvFrontEnd2d
 from summarymixing_modules.models.transformer_asr import TransformerASR
 from summarymixing_modules.repository import REPOSITORY

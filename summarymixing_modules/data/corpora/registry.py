@@ -14,7 +14,6 @@ imported when an unknown name is asked for.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from summarymixing_modules.data.manifest import Manifests
-from summarymixing_modules.errors import InputError
+from summarymixing_modules.errors import InputError, near_name
 
 ENTRY_POINT_GROUP = "summarymixing_modules.corpora"
 
@@ -118,9 +117,8 @@ def corpus_spec(name: str) -> CorpusSpec:
         for point in entry_points(group=ENTRY_POINT_GROUP):
             point.load()
     if name not in _SPECS:
-        close = difflib.get_close_matches(name, _SPECS, n=1)
-        near = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(
-            f"--corpus={name}: there is no such corpus{near}. Known: {', '.join(_SPECS)}."
+            f"--corpus={name}: there is no such corpus{near_name(name, _SPECS)}. "
+            f"Known: {', '.join(_SPECS)}."
         )
     return _SPECS[name]

@@ -15,7 +15,7 @@ from speechbrain.utils.checkpoints import (
     torch_recovery,
 )
 
-from summarymixing_modules.training.run.checkpoints import AtomicCheckpointer
+from summarymixing_modules.training.run.checkpoints import RANKING, AtomicCheckpointer
 
 
 def is_end_of_epoch(checkpoint: Checkpoint) -> bool:
@@ -41,6 +41,16 @@ def load_average(checkpointer: AtomicCheckpointer, checkpoints: Sequence[Checkpo
         if isinstance(module, torch.nn.Module) and plain:
             if name not in checkpointer.custom_load_hooks:
                 module.load_state_dict(average_checkpoints(checkpoints, name), strict=True)
+
+
+def ranking_of(checkpointer: AtomicCheckpointer) -> dict[str, str]:
+    """How the best checkpoints of a run are told, as its last one that closed an epoch says.
+
+    Returns:
+        ``{"min_key": …}`` or ``{"max_key": …}``; {} = by date, or nothing says how.
+    """
+    newest = checkpointer.find_checkpoint(ckpt_predicate=is_end_of_epoch)
+    return {} if newest is None else dict(newest.meta.get(RANKING, {}))
 
 
 def load_best(
