@@ -106,6 +106,15 @@ def test_a_training_step_does_not_depend_on_longer_utterances() -> None:
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
 
 
+def test_evaluation_augments_nothing() -> None:
+    samples_BL, share_B = torch.randn(2, 8000), torch.tensor([1.0, 0.7])
+    augmenting = make(wav_augment=SpeedPerturbation([95]), fea_augment=SPEC_AUGMENT)
+    want_BTF, want_B = make()(samples_BL, share_B, 1)
+    got_BTF, got_B = augmenting.eval()(samples_BL, share_B, 1)
+    assert torch.equal(got_BTF, want_BTF) and torch.equal(got_B, want_B)
+    assert augmenting.train()(samples_BL, share_B, 1)[0].shape != want_BTF.shape
+
+
 def test_features_are_float32_whatever_the_precision() -> None:
     """bf16 resampling and normalisation would leave 50 dB of the waveform."""
     features = make(wav_augment=SpeedPerturbation([95]), fea_augment=SPEC_AUGMENT)

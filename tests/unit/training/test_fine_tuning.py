@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from speechbrain import Stage
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
@@ -182,6 +184,17 @@ def test_vectors_without_decay(make_brain: MakeBrain) -> None:
     for optimizer in brain.optimizers_dict.values():
         decays = [group["weight_decay"] for group in optimizer.param_groups]
         assert decays == [0.0, 0.001]
+
+
+def test_copies_of_utterances_have_their_targets() -> None:
+    """Originals and then augmented copies of all of them, as `WithOriginals` makes them."""
+    torch.manual_seed(0)
+    log_probs_BTV, lengths_B = torch.randn(2, 9, 6).log_softmax(-1), torch.tensor([9, 7])
+    batch = SimpleNamespace(tokens=(torch.tensor([[1, 2, 3], [5, 4, 0]]), torch.tensor([1, 2 / 3])))
+    brain, both = SimpleNamespace(scores={}), (log_probs_BTV.repeat(2, 1, 1), lengths_B.repeat(2))
+    objectives = FineTuningBrain.compute_objectives
+    once = objectives(brain, (log_probs_BTV, lengths_B), batch, Stage.TRAIN)
+    torch.testing.assert_close(objectives(brain, both, batch, Stage.TRAIN), once)
 
 
 @pytest.mark.parametrize(
