@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import soundfile
 import torch
+from torchaudio.transforms import Resample
 
 from summarymixing_modules.data.files import printable
 from summarymixing_modules.errors import InputError
@@ -63,8 +65,12 @@ def probe_audio(path: StrPath) -> AudioInfo:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
-def check_audio(path: StrPath, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
-    """`probe_audio`, and insist on what a manifest takes: one channel at ``sample_rate`` Hz.
+def check_audio(path: StrPath, sample_rate: int | None = SAMPLE_RATE) -> AudioInfo:
+    """`probe_audio`, and insist on a name that a manifest takes, and on a format.
+
+    Args:
+        path: the file.
+        sample_rate: Hz; it must have that, and one channel. None: any format will do.
 
     Raises:
         AudioError: as `probe_audio`, the wrong rate or number of channels, or a name that is not
@@ -76,49 +82,64 @@ def check_audio(path: StrPath, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
             f"{printable(path)}: the name is not UTF-8, as manifests are: rename it, wherever the "
             "corpus names it"
         )
-    _require_format(path, info, sample_rate)
+    if sample_rate is not None:
+        _require_format(path, info, sample_rate)
     return info
 
 
 def read_audio(
     path: StrPath, sample_rate: int = SAMPLE_RATE, start: int = 0, stop: int | None = None
 ) -> torch.Tensor:
-    """Decode mono audio, or a part of it.
+    """Decode audio, or a part of it, of which nothing else is read; mixed down and resampled.
 
     Args:
         path: any format that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3).
-        sample_rate: the rate that the file must have, Hz. Nothing is resampled here.
-        start: first sample wanted.
-        stop: one past the last sample wanted; ``None`` is the end of the file.
+        sample_rate: of the result, Hz.
+        start: first sample wanted, at the file's own rate.
+        stop: one past the last sample wanted, likewise; ``None`` is the end of the file.
 
     Returns:
-        Samples (L,), float32, in [-1, 1].
+        Samples (L,), float32: the mean of the channels, in [-1, 1] where nothing is resampled.
 
     Raises:
-        AudioError: the file is missing, empty, damaged or cut short, has another rate or more than
-            one channel, holds samples that are not numbers, or ends before ``stop``.
+        AudioError: the file is missing, empty, damaged or cut short, holds samples that are not
+            numbers, or ends before ``stop``.
     """
     with open_audio(path) as file:
-        _require_format(path, AudioInfo(file.frames, file.samplerate, file.channels), sample_rate)
-        stop = file.frames if stop is None else stop
-        if not 0 <= start < stop <= file.frames:
+        last = file.frames if stop is None else stop
+        if not 0 <= start < last <= file.frames:
             raise AudioError(
-                f"{printable(path)}: samples {start} to {stop} were asked for, but it has "
+                f"{printable(path)}: samples {start} to {last} were asked for, but it has "
                 f"{file.frames}: check the start and stop columns of the manifest"
             )
-        try:
-            file.seek(start)
-            samples = file.read(stop - start, dtype="float32")
-        except (soundfile.SoundFileError, RuntimeError) as err:
-            raise _damaged(path, f"decoding fails ({err})") from err
-    if len(samples) < stop - start:
-        raise _damaged(path, f"decodes to {len(samples)} samples instead of {stop - start}")
-    samples_L = torch.from_numpy(samples)
-    if not bool(torch.isfinite(samples_L).all()):
-        raise AudioError(
-            f"{printable(path)}: holds samples that are NaN or infinite: convert it again"
-        )
-    return samples_L
+        samples_LC = _decoded(path, file, start, last)
+        # Of some MP3 files the header only knows about how many samples there are.
+        estimated = stop is None and file.format in ("MP3", "MPEG") and len(samples_LC) > 0
+        if len(samples_LC) < last - start and not estimated:
+            raise _damaged(path, f"decodes to {len(samples_LC)} samples instead of {last - start}")
+        samples_L = samples_LC[:, 0] if file.channels == 1 else samples_LC.mean(dim=1)
+        if not bool(torch.isfinite(samples_L).all()):
+            raise AudioError(
+                f"{printable(path)}: holds samples that are NaN or infinite: convert it again"
+            )
+        if file.samplerate == sample_rate:
+            return samples_L
+        return _resampler(file.samplerate, sample_rate)(samples_L)
+
+
+def _decoded(path: StrPath, file: soundfile.SoundFile, start: int, stop: int) -> torch.Tensor:
+    """A part of an open file, (L, C)."""
+    try:
+        file.seek(start)
+        return torch.from_numpy(file.read(stop - start, dtype="float32", always_2d=True))
+    except (soundfile.SoundFileError, RuntimeError) as err:
+        raise _damaged(path, f"decoding fails ({err})") from err
+
+
+@functools.lru_cache(maxsize=16)
+def _resampler(source_rate: int, target_rate: int) -> Resample:
+    """Windowed sinc; its kernel is made once for a pair of rates."""
+    return Resample(source_rate, target_rate)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def make_datasets(
         data_root: what ``$data_root`` in the manifests stands for (``--data_folder``).
         tokenizer: encodes the transcripts; None for audio alone, without ``wrd`` and ``tokens``.
         bad_audio_csv: where broken files are noted, see `BadAudioLog`.
-        sample_rate: that the audio must have, Hz.
+        sample_rate: of ``sig``, Hz.
         sorting: order of the training set by duration; ``"random"`` keeps the manifest's order and
             leaves shuffling to the loader (``shuffle=True`` or `batching.make_batch_sampler`).
         avoid_if_longer_than: leave training utterances out that last longer, s.

@@ -41,7 +41,7 @@ class Row:
         wav: audio path, relative to the corpus and starting with `DATA_ROOT`.
         spk_id: speaker, as SpeechBrain's recipe for the corpus names it.
         wrd: transcript.
-        start: first sample of the file that belongs to the utterance.
+        start: first sample of the file that belongs to the utterance, at the file's rate.
         stop: one past its last sample; None is the end of the file.
     """
 

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -51,7 +52,7 @@ class Utterance:
         annotation: labels and whatever else belongs to it, as JSON.
         text: transcript, where there is one.
         speaker: where the corpus tells.
-        start: first sample of the file that belongs to it.
+        start: first sample of the file that belongs to it, at the file's rate.
         stop: one past its last sample; None is the end of the file.
     """
 
@@ -121,6 +122,7 @@ class Preparation:
         fingerprint: Mapping[str, Any],
         listing: Callable[[], Listing],
         test: bool = False,
+        any_format: bool = False,
     ) -> Path:
         """Write a split, or keep it if it is finished and nothing has changed.
 
@@ -129,6 +131,8 @@ class Preparation:
             fingerprint: JSON that changes when the corpus or the settings of the listing do.
             listing: lists the split; called only if it has to be prepared.
             test: the split is for testing.
+            any_format: files may have any rate and number of channels, and are resampled whenever
+                they are read; others are unusable unless they have one channel at `SAMPLE_RATE`.
 
         Returns:
             the manifest.
@@ -146,7 +150,7 @@ class Preparation:
             again = ""
             self._bad_log(name).csv_path.unlink(missing_ok=True)
             listed = listing()
-            rows, bad = self._examine(listed, name)
+            rows, bad = self._examine(listed, name, None if any_format else SAMPLE_RATE)
             self.refuse_too_many(bad, name, len(rows), test)
             self._write(csv_path, listed, rows)
             write_atomically(stamp_path, _stamp(csv_path, current, bad))
@@ -169,34 +173,40 @@ class Preparation:
             write_annotations(csv_path, {row.id: annotations[row.id] for row in rows})
         write_manifest(csv_path, rows)
 
-    def _examine(self, listing: Listing, name: str) -> tuple[list[Row], list[BadFile]]:
+    def _examine(
+        self, listing: Listing, name: str, rate: int | None
+    ) -> tuple[list[Row], list[BadFile]]:
         """Check every file."""
         rows: list[Row] = []
         bad = list(listing.bad)
         if len({utterance.id for utterance in listing.utterances}) < len(listing.utterances):
             raise ManifestError(f"{name}: an ID is used for two utterances of {self.data_folder}")
         utterances, workers = listing.utterances, self.workers
-        for result in in_threads(
-            self._examine_one, utterances, workers, name, "utt", self.progress
-        ):
+        examine = partial(self._examine_one, rate=rate)
+        for result in in_threads(examine, utterances, workers, name, "utt", self.progress):
             if isinstance(result, Row):
                 rows.append(result)
             else:
                 bad.append(result)
         return rows, bad
 
-    def _examine_one(self, utterance: Utterance) -> Row | BadFile:
+    def _examine_one(self, utterance: Utterance, rate: int | None) -> Row | BadFile:
         audio, start, stop = utterance.audio, utterance.start, utterance.stop
         try:
-            frames = check_audio(audio, SAMPLE_RATE).frames
+            info = check_audio(audio, rate)
+            end = info.frames if stop is None else stop
+            if not 0 <= start < end <= info.frames:
+                raise AudioError(
+                    f"{audio}: the samples {start} to {end} of {utterance.id} are not in it, it "
+                    f"has {info.frames}: copy it again, or correct where the utterance lies"
+                )
             if self.verify == "decode":
                 read_audio(audio, SAMPLE_RATE, start, stop)
         except AudioError as err:
             return BadFile(str(audio), utterance.id, str(err))
-        end = frames if stop is None else stop
         return Row(
             id=utterance.id,
-            duration=(end - start) / SAMPLE_RATE,
+            duration=(end - start) / info.sample_rate,
             wav=self._located(audio),
             spk_id=utterance.speaker,
             wrd=utterance.text,

@@ -16,10 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
-import torch
-from torchaudio.functional import resample
 
-from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, probe_audio
+from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, probe_audio, read_audio
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.common_voice_text import ALPHABETS, normalise_sentence
 from summarymixing_modules.data.corpora.registry import register_corpus
@@ -182,7 +180,7 @@ class _Converter:
             if target.stat().st_mtime_ns >= source.stat().st_mtime_ns:
                 long = probe_audio(target).duration > self.longest
                 return None if long else target
-        samples_L = _decode(source)
+        samples_L = read_audio(source)
         if len(samples_L) > self.longest * SAMPLE_RATE:
             return None
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -190,16 +188,3 @@ class _Converter:
         soundfile.write(partial, samples_L.clamp(-1, 1).numpy(), SAMPLE_RATE, subtype="PCM_16")
         os.replace(partial, target)
         return target
-
-
-def _decode(source: Path) -> torch.Tensor:
-    """Samples (L,) at 16 kHz of a clip of any rate, its channels averaged."""
-    probe_audio(source)  # names what is missing, empty or not audio
-    try:
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as err:
-        raise AudioError(f"{source}: decoding fails ({err}): download it again") from err
-    samples_L = torch.from_numpy(samples).mean(dim=1)
-    if not len(samples_L) or not bool(samples_L.isfinite().all()):
-        raise AudioError(f"{source}: decodes to nothing or to NaN: download it again")
-    return samples_L if rate == SAMPLE_RATE else resample(samples_L, rate, SAMPLE_RATE)

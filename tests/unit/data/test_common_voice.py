@@ -62,7 +62,7 @@ def test_nothing_is_converted_twice(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(tmp_path)
-    monkeypatch.setattr(common_voice, "_decode", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(common_voice, "read_audio", lambda _: pytest.fail("decoded again"))
     assert prepare(tmp_path) == first
     assert prepare(tmp_path, skip_prep=True) == first
     for stamp in (tmp_path / "save").glob("*.json"):
