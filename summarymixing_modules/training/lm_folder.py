@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -22,13 +22,20 @@ from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePiec
 from summarymixing_modules.data.text.tokenizers import CharTokenizer, Tokenizer
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models.asr.language_model import LanguageModel
+from summarymixing_modules.models.asr.recurrent_language_model import RecurrentLanguageModel
 from summarymixing_modules.models.describe import build, describe
 
 logger = get_logger(__name__)
 
+#: What trains each kind.
+_RECIPES: dict[type, str] = {
+    LanguageModel: "hparams/transformer.yaml",
+    RecurrentLanguageModel: "hparams/rnn.yaml",
+}
 _FORMAT = "summarymixing-language-model"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _NGRAMS = (".arpa", ".arpa.gz", ".bin", ".klm", ".binary")
+_Model = TypeVar("_Model", LanguageModel, RecurrentLanguageModel)
 _MAKE_ONE = "Give the folder `lm` that recipes/LibriSpeech/LM writes into its output_folder"
 
 
@@ -67,7 +74,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     return CharTokenizer.load(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
 
 
-def save_language_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> Path:
+def save_language_model(
+    model: LanguageModel | RecurrentLanguageModel, tokenizer: Tokenizer, folder: Path
+) -> Path:
     """Writes a model and its tokenizer; the folder is replaced in one step.
 
     Returns:
@@ -92,7 +101,9 @@ def save_language_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path
     return folder
 
 
-def export_language_model(model: LanguageModel, tokenizer: Tokenizer, output_folder: Path) -> Path:
+def export_language_model(
+    model: LanguageModel | RecurrentLanguageModel, tokenizer: Tokenizer, output_folder: Path
+) -> Path:
     """Writes a model as it is to ``lm`` in an output folder; call it on every rank.
 
     Returns:
@@ -131,12 +142,15 @@ def check_lm_folder(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def load_language_model(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> LanguageModel:
+def load_language_model(
+    folder: str | os.PathLike[str], tokenizer: Tokenizer, kind: type[_Model]
+) -> _Model:
     """Loads a language model for the search of a recogniser, on the CPU, in evaluation mode.
 
     Args:
         folder: that `save_language_model` wrote.
         tokenizer: of the recogniser.
+        kind: that the search asks; others are refused.
 
     Raises:
         InputError: see `check_lm_folder`; the files are damaged or do not fit together; or the
@@ -152,8 +166,11 @@ def load_language_model(folder: str | os.PathLike[str], tokenizer: Tokenizer) ->
             "recogniser's, or give --lm_folder=null."
         )
     model = build(config["model"])
-    if not isinstance(model, LanguageModel):
-        raise InputError(f"--lm_folder {folder}: holds a {type(model).__name__}. {_MAKE_ONE}.")
+    if not isinstance(model, kind):
+        raise InputError(
+            f"--lm_folder {folder}: holds a {type(model).__name__}, and this search asks a "
+            f"{kind.__name__}: train one with {_RECIPES[kind]} of recipes/LibriSpeech/LM."
+        )
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / _WEIGHTS))
     except (OSError, safetensors.SafetensorError) as error:

@@ -19,16 +19,12 @@ from tests.recipes.tiny import built
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "LibriSpeech" / "LM"
 YAMLS = sorted((RECIPE / "hparams").glob("*.yaml"))
-TRANSFORMER = RECIPE / "hparams" / "transformer.yaml"
+TRANSFORMER, RNN = (RECIPE / "hparams" / name for name in ("transformer.yaml", "rnn.yaml"))
 RECOGNISER = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transformer" / "hparams"
+TRANSDUCER = ROOT / "recipes" / "LibriSpeech" / "ASR" / "transducer" / "hparams"
 RunRecipe = Callable[..., dict[str, Any]]
 
-TINY = [
-    "--output_neurons=31",
-    "--d_model=16",
-    "--nhead=2",
-    "--num_layers=1",
-    "--d_ffn=32",
+TEXT = [
     "--batch_size=4",
     "--num_workers=0",
     "--lr=0.01",
@@ -37,6 +33,11 @@ TINY = [
     "--dev_splits=[dev-clean]",
     "--test_splits=[test-clean]",
 ]
+
+
+TINY_MODEL = ["--d_model=16", "--nhead=2", "--num_layers=1", "--d_ffn=32"]
+TINY = [*TEXT, *TINY_MODEL, "--output_neurons=31"]
+TINY_RNN = [*TEXT, "--d_embedding=8", "--hidden_size=16", "--d_output=8"]
 
 
 @pytest.fixture
@@ -51,18 +52,23 @@ def tokenizer(tmp_path: Path) -> str:
 def test_every_yaml_trains_and_exports(
     hparams: Path, run_recipe: RunRecipe, tokenizer: str, tmp_path: Path
 ) -> None:
-    result = run_recipe(hparams, *TINY, tokenizer, "--debug")
+    result = run_recipe(
+        hparams,
+        *(TINY if hparams == TRANSFORMER else [*TINY_RNN, "--output_neurons=31"]),
+        tokenizer,
+    )
     assert result["optimizer_steps"] > 0 and result["metrics"]["test-clean_ppl"] > 1
     assert result["lm_folder"] == str(tmp_path / "run" / "lm")
     written = {path.name for path in (tmp_path / "run" / "lm").iterdir()}
     assert written == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
-def test_it_has_its_stated_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hparams", "millions"), [(TRANSFORMER, 93.3), (RNN, 53.1)])
+def test_it_has_its_stated_size(hparams: Path, millions: float, tmp_path: Path) -> None:
     given = f"data_folder: x\ntokenizer_file: x\noutput_folder: {tmp_path}"
-    model = built(TRANSFORMER, given)["model"]
-    assert abs(sum(p.numel() for p in model.parameters()) / 93.3e6 - 1) < 0.005
-    assert "93.3M" in TRANSFORMER.read_text()
+    model = built(hparams, given)["model"]
+    assert abs(sum(p.numel() for p in model.parameters()) / (1e6 * millions) - 1) < 0.005
+    assert f"{millions}M" in hparams.read_text()
 
 
 def test_learns_its_text(run_recipe: RunRecipe, tokenizer: str, tmp_path: Path) -> None:
@@ -160,3 +166,28 @@ def test_a_language_model_of_another_tokenizer_is_told(
         run_recipe(small, *RECOGNISE, *CHARACTERS, f"--lm_folder={folder}")
     with pytest.raises(InputError, match=f"no config.json. Did you mean {folder}"):
         run_recipe(small, *RECOGNISE, *CHARACTERS, f"--lm_folder={tmp_path}")
+
+
+# ---- a transducer with a recurrent one ----------------------------------------------------------
+
+
+def test_from_the_transducers_tokenizer_to_its_search(
+    run_recipe: RunRecipe, tokenizer: str, tmp_path: Path
+) -> None:
+    small = TRANSDUCER / "small_conformer.yaml"
+    transducer = [flag for flag in RECOGNISE if "decod" not in flag]
+    transducer += ["--predictor_size=8", "--joint_size=12", f"--output_folder={tmp_path / 'asr'}"]
+    alone = run_recipe(small, *transducer)["metrics"]
+    named = f"--tokenizer_file={tmp_path / 'asr' / 'save' / 'tokenizer.json'}"
+    with pytest.raises(InputError, match="no begin and end marks.*hparams/rnn.yaml"):
+        run_recipe(TRANSFORMER, *TEXT, *TINY_MODEL, "--output_neurons=29", named)
+    options = [*TINY_RNN, "--output_neurons=29", named, f"--output_folder={tmp_path / 'lm'}"]
+    folder = run_recipe(RNN, *options, "--number_of_epochs=1")["lm_folder"]
+    with_lm = [*transducer, f"--lm_folder={folder}", "--lm_weight=5.0", "--test_only"]
+    result = run_recipe(small, *with_lm)["metrics"]
+    assert result["test-clean_loss"] == pytest.approx(alone["test-clean_loss"])
+    assert result["test-clean_cer"] != alone["test-clean_cer"]
+    tiny = [*TINY, tokenizer, f"--output_folder={tmp_path / 'other'}", "--number_of_epochs=1"]
+    other = run_recipe(TRANSFORMER, *tiny)["lm_folder"]
+    with pytest.raises(InputError, match="has another tokenizer"):
+        run_recipe(small, *transducer, f"--lm_folder={other}", "--test_only")

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from summarymixing_modules.data.files import sync_to_disk
-from summarymixing_modules.data.text.tokenizers import TextError, Tokenizer
+from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, TextError, Tokenizer
 
 logger = get_logger(__name__)
 
@@ -199,23 +199,21 @@ def _decoded(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[str]:
 
 
 class LineDataset(Dataset):
-    """Lines as tokens with marks: ``id``, ``tokens_bos`` and ``tokens_eos`` (U+1,).
+    """Lines as tokens: ``id``, ``tokens_bos`` and ``tokens_eos`` (U+1,).
+
+    Where the tokenizer has no marks, index 0 stands for the begin mark, and for the end mark, which
+    nothing is to predict.
 
     Args:
         lines: where they are.
-        tokenizer: with begin and end marks.
+        tokenizer: of the recogniser.
         name: for the ids.
 
     Raises:
-        TextError: the tokenizer has no marks, or cannot express a character of the text.
+        TextError: the tokenizer cannot express a character of the text.
     """
 
     def __init__(self, lines: LineStore, tokenizer: Tokenizer, name: str) -> None:
-        if tokenizer.bos_index is None or tokenizer.eos_index is None:
-            raise TextError(
-                "a language model needs a tokenizer with begin and end marks: take that of a "
-                "recogniser with a decoder"
-            )
         unknown = tokenizer.unknown_characters(lines.about["characters"])
         if unknown:
             listed = ", ".join(repr(character) for character in unknown)
@@ -224,7 +222,8 @@ class LineDataset(Dataset):
                 f"{tokenizer.characters()!r}: normalise the text (LibriSpeech's is in capitals)"
             )
         self.lines, self.tokenizer, self.name = lines, tokenizer, name
-        self._bos, self._eos = [tokenizer.bos_index], [tokenizer.eos_index]
+        self._bos = [tokenizer.bos_index or BLANK_INDEX]
+        self._eos = [tokenizer.eos_index or BLANK_INDEX]
 
     def __len__(self) -> int:
         return len(self.lines)

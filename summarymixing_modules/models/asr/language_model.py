@@ -32,6 +32,8 @@ class LanguageModel(TransformerLM):
         activation: of the feed-forward networks.
     """
 
+    needs_marks = True  # of the tokenizer: token 0 is hidden
+
     def __init__(
         self,
         vocab: int,

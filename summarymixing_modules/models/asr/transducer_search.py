@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.models.asr.recurrent_language_model import (
+    Hidden,
+    RecurrentLanguageModel,
+)
 from summarymixing_modules.models.asr.transducer import TransducerModel
 from summarymixing_modules.models.asr.transducer_loss import BLANK_INDEX
 
 
 class BoundedBeamSearcher(TransducerBeamSearcher):
     """SpeechBrain's beam search with a limit on the hypotheses expanded at one frame.
+
+    The score of a hypothesis is log P(tokens, blanks | frames) + l · log P(tokens) of a language
+    model (shallow fusion).
 
     A frame ends when enough hypotheses have said blank, which a badly trained model may never do:
     SpeechBrain's search then takes minutes for an utterance. Here every hypothesis that is expanded
@@ -26,6 +33,8 @@ class BoundedBeamSearcher(TransducerBeamSearcher):
         model: the transducer.
         beam_size: hypotheses kept.
         max_expansions: hypotheses of one frame that may go on freely.
+        language_model: None for none.
+        lm_weight: l.
         **options: ``state_beam`` and ``expand_beam`` of SpeechBrain's searcher.
 
     Raises:
@@ -33,7 +42,13 @@ class BoundedBeamSearcher(TransducerBeamSearcher):
     """
 
     def __init__(
-        self, model: TransducerModel, beam_size: int, max_expansions: int = 40, **options: Any
+        self,
+        model: TransducerModel,
+        beam_size: int,
+        max_expansions: int = 40,
+        language_model: RecurrentLanguageModel | None = None,
+        lm_weight: float = 0.5,
+        **options: Any,
     ) -> None:
         check_search(beam_size, max_expansions)
         predictor, joint = model.predictor, model.joint
@@ -44,6 +59,8 @@ class BoundedBeamSearcher(TransducerBeamSearcher):
             BLANK_INDEX,
             beam_size,
             nbest=1,
+            lm_module=language_model,
+            lm_weight=0.0 if language_model is None else lm_weight,
             **options,
         )
         self.project = joint.encoder
@@ -76,6 +93,12 @@ class BoundedBeamSearcher(TransducerBeamSearcher):
         closed = torch.full_like(log_probs, -torch.inf)
         closed[..., BLANK_INDEX] = log_probs[..., BLANK_INDEX]
         return closed
+
+    def _lm_forward_step(self, inp_tokens: Tensor, memory: Hidden | None) -> tuple[Tensor, Hidden]:
+        """Log-probabilities (1, 1, V) of the next token, and the language model's state."""
+        assert self.lm is not None
+        scores, hidden = self.lm.step(inp_tokens, memory)
+        return self.softmax(scores.float()), hidden
 
 
 def check_search(beam_size: int, max_expansions: int) -> None:

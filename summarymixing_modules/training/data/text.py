@@ -77,6 +77,12 @@ def _tokenizer(hparams: Mapping[str, Any]) -> Tokenizer:
             f"--output_neurons={hparams['output_neurons']}, but --tokenizer_file "
             f"{hparams['tokenizer_file']} has {tokenizer.vocab_size} tokens: set it to that."
         )
+    if tokenizer.bos_index is None and hparams["model"].needs_marks:
+        raise InputError(
+            f"--tokenizer_file {hparams['tokenizer_file']}: has no begin and end marks, which this "
+            "language model needs: take that of a recogniser with a decoder, or train the "
+            "recurrent one of hparams/rnn.yaml for a transducer."
+        )
     return tokenizer
 
 

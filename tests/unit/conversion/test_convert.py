@@ -19,6 +19,7 @@ from summarymixing_modules.conversion.command import convert
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Recognizer
 from summarymixing_modules.models.asr.attention_search import make_searcher
+from summarymixing_modules.models.asr.language_model import LanguageModel
 from summarymixing_modules.ops.summary import masked
 from summarymixing_modules.training.lm_folder import load_language_model
 from tests.tensors import padding_of
@@ -138,7 +139,7 @@ def test_published_with_a_language_model(stock: Callable[..., Stock], tmp_path: 
     found = convert(published, tmp_path / "bundle")
     assert found.language_model == tmp_path / "bundle-lm"
     ours = load_model(tmp_path / "bundle")
-    lm = load_language_model(tmp_path / "bundle-lm", ours.tokenizer)
+    lm = load_language_model(tmp_path / "bundle-lm", ours.tokenizer, LanguageModel)
     tokens_BU = torch.tensor([[1, 4, 5, 6, 0], [1, 7, 8, 9, 3]])
     their_lm = theirs.language_model()
     assert difference(lm(tokens_BU), their_lm(tokens_BU)) < CLOSE

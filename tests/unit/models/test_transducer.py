@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from speechbrain.decoders.transducer import TransducerBeamSearcher
+from speechbrain.lobes.models.RNNLM import RNNLM
 from speechbrain.nnet.embedding import Embedding
 from speechbrain.nnet.RNN import LSTM
 from torch import Tensor
@@ -16,6 +17,7 @@ from summarymixing_modules.data.text import tokenizers
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import ConvFrontEnd1d, TransducerModel, TransformerASR
 from summarymixing_modules.models.asr import transducer_loss as losses
+from summarymixing_modules.models.asr.recurrent_language_model import RecurrentLanguageModel
 from summarymixing_modules.models.asr.transducer_loss import (
     BLANK_INDEX,
     plain_transducer_loss,
@@ -182,20 +184,29 @@ def test_a_model_that_never_says_blank_is_stopped() -> None:
 
 @torch.no_grad()
 def test_bounded_beam_equals_speechbrains_below_the_limit() -> None:
+    """With a language model, too, which changes what is found."""
     model = make_model(blank=6.0)
     encoded_BTD, lengths_B = 2 * torch.randn(2, 15, 16), torch.tensor([15, 9])
+    lm = RecurrentLanguageModel(V, 4, 2, 6, 5).eval()
+    lm.out.w.weight.mul_(5)
+    stock_lm = RNNLM(V, 4, dropout=0.0, rnn_neurons=6, return_hidden=True, dnn_neurons=5).eval()
+    stock_lm.load_state_dict(lm.state_dict())
     parts = (
         [model.predictor.embedding, model.predictor.lstm, model.joint.predictor],
         lambda encoded, predicted: torch.nn.functional.gelu(encoded + predicted),
         [model.joint.output],
     )
-    stock = TransducerBeamSearcher(*parts, BLANK_INDEX, beam_size=3, nbest=1)
-    want = [
-        stock(model.joint.encoder(row[None, :n]))[0][0]
-        for row, n in zip(encoded_BTD, lengths_B.tolist(), strict=True)
-    ]
-    got = BoundedBeamSearcher(model, 3, max_expansions=10_000).search(encoded_BTD, lengths_B)
-    assert got == want and want[0]
+    found = []
+    for ours, theirs, weight in ((None, None, 0.0), (lm, stock_lm, 0.9)):
+        stock = TransducerBeamSearcher(*parts, BLANK_INDEX, 3, 1, theirs, weight)
+        want = [
+            stock(model.joint.encoder(row[None, :n]))[0][0]
+            for row, n in zip(encoded_BTD, lengths_B.tolist(), strict=True)
+        ]
+        searcher = BoundedBeamSearcher(model, 3, 10_000, ours, weight)
+        assert searcher.search(encoded_BTD, lengths_B) == want and want[0]
+        found.append(want)
+    assert found[0] != found[1]
 
 
 def test_an_utterance_scores_the_same_beside_longer_ones() -> None:

@@ -35,20 +35,19 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_read_is_what_was_written(folder: Path) -> None:
     torch.manual_seed(0)
     model = LanguageModel(6, 16, 2, 1, 32, d_embedding=8, normalize_before=True).eval()
-    read = load_language_model(folder, TOKENIZER)
+    read = load_language_model(folder, TOKENIZER, LanguageModel)
     assert not read.training
     tokens_BU = torch.tensor([[1, 3, 4, 5]])
     assert torch.equal(read(tokens_BU), model(tokens_BU))
     save_language_model(LanguageModel(6, 16, 2, 1, 64), TOKENIZER, folder)
-    assert (
-        load_language_model(folder, TOKENIZER).encoder.layers[0].pos_ffn.ffn[0].out_features == 64
-    )
+    read = load_language_model(folder, TOKENIZER, LanguageModel)
+    assert read.encoder.layers[0].pos_ffn.ffn[0].out_features == 64
     assert sorted(path.name for path in folder.parent.iterdir()) == ["lm"]
 
 
 @torch.no_grad()
 def test_a_line_scores_the_same_alone_and_sees_no_future(folder: Path) -> None:
-    model = load_language_model(folder, TOKENIZER)
+    model = load_language_model(folder, TOKENIZER, LanguageModel)
     tokens_BU = torch.tensor([[1, 3, 4, 5, 3], [1, 4, 3, 0, 0]])
     beside = model(tokens_BU)
     torch.testing.assert_close(beside[1:, :3], model(tokens_BU[1:, :3]), atol=1e-5, rtol=1e-5)
@@ -86,7 +85,7 @@ def test_a_wrong_folder_is_told(folder: Path) -> None:
 
 def test_another_tokenizer_is_told(folder: Path) -> None:
     with pytest.raises(InputError, match="another tokenizer .6 tokens, characters.*7 tokens"):
-        load_language_model(folder, CharTokenizer("ABCD", bos_eos=True))
+        load_language_model(folder, CharTokenizer("ABCD", bos_eos=True), LanguageModel)
 
 
 def test_damaged_files_are_told(folder: Path) -> None:
@@ -94,17 +93,17 @@ def test_damaged_files_are_told(folder: Path) -> None:
     content = weights.read_bytes()
     weights.write_bytes(content[:-20])
     with pytest.raises(InputError, match="model.safetensors is missing or damaged"):
-        load_language_model(folder, TOKENIZER)
+        load_language_model(folder, TOKENIZER, LanguageModel)
     weights.unlink()
     with pytest.raises(InputError, match="model.safetensors is missing or damaged"):
-        load_language_model(folder, TOKENIZER)
+        load_language_model(folder, TOKENIZER, LanguageModel)
     weights.write_bytes(content)
     written = json.loads(config.read_text())
     written["model"]["arguments"]["d_ffn"] = 48
     config.write_text(json.dumps(written))
     with pytest.raises(InputError, match="weights have another size than config.json says.*ffn"):
-        load_language_model(folder, TOKENIZER)
+        load_language_model(folder, TOKENIZER, LanguageModel)
     for text in ("{", "[]", '{"format": "something"}'):
         config.write_text(text)
         with pytest.raises(InputError, match="config.json is of something else"):
-            load_language_model(folder, TOKENIZER)
+            load_language_model(folder, TOKENIZER, LanguageModel)

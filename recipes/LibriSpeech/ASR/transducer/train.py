@@ -14,13 +14,16 @@ Shape suffixes: B batch, T frames, U tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import speechbrain as sb
 from speechbrain.nnet.losses import ctc_loss
+from speechbrain.utils.distributed import run_on_main
 from torch import Tensor
 
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
+from summarymixing_modules.models.asr.recurrent_language_model import RecurrentLanguageModel
 from summarymixing_modules.models.asr.transducer import TransducerOutput
 from summarymixing_modules.models.asr.transducer_loss import transducer_loss
 from summarymixing_modules.models.asr.transducer_search import BoundedBeamSearcher
@@ -28,6 +31,11 @@ from summarymixing_modules.models.encoder_choice import require_chunks
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.ctc_lengths import spellable
 from summarymixing_modules.training.data.transcribed import load_transcribed
+from summarymixing_modules.training.lm_folder import (
+    check_lm_folder,
+    load_language_model,
+    save_tokenizer,
+)
 from summarymixing_modules.training.recipe.config import load_recipe, run
 from summarymixing_modules.training.scores.error_rates import TranscriptScore
 from summarymixing_modules.training.streaming_matrix import streaming_matrices
@@ -80,6 +88,8 @@ class TransducerBrain(SafeBrain):
                 self.model,
                 hparams.test_beam_size,
                 hparams.max_expansions,
+                hparams.language_model,
+                hparams.lm_weight,
                 **hparams.test_beam_options,
             )
             self.search = beam.search
@@ -89,12 +99,22 @@ class TransducerBrain(SafeBrain):
 def main(argv: Sequence[str]) -> dict[str, Any]:
     """Runs the recipe; returns the content of result.json."""
     recipe = load_recipe(argv, __file__)
-    hparams = recipe.hparams
+    hparams, language_model = recipe.hparams, None
     for flag in ("streaming", "streaming_matrix"):
         if hparams[flag]:
             require_chunks(hparams["transformer"].encoder, f"--{flag}=True")
+    if hparams["lm_folder"] is not None:
+        check_lm_folder(hparams["lm_folder"])
     data = load_data(hparams)
-    brain = TransducerBrain.from_recipe(recipe, tokenizer=data.tokenizer)
+    # Under one name whatever its type, for the recipe of language models.
+    run_on_main(save_tokenizer, [data.tokenizer, Path(hparams["save_folder"])])
+    if hparams["lm_folder"] is not None:
+        language_model = load_language_model(
+            hparams["lm_folder"], data.tokenizer, RecurrentLanguageModel
+        )
+    brain = TransducerBrain.from_recipe(
+        recipe, tokenizer=data.tokenizer, language_model=language_model
+    )
     with_ctc = hparams["ctc_weight"] > 0 and hparams["ctc_epochs"] > 0
     brain.fit_on(spellable(brain, data, leave_out=False) if with_ctc else data)
     metrics, real_time_factor = brain.evaluate_all(data.datasets.test, data.eval_loader)

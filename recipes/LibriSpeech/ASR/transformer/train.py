@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX
 from summarymixing_modules.models.asr.attention_ctc import AttentionCTCOutput
 from summarymixing_modules.models.asr.attention_search import make_searcher
+from summarymixing_modules.models.asr.language_model import LanguageModel
 from summarymixing_modules.training.brain import SafeBrain
 from summarymixing_modules.training.chunks import full_context
 from summarymixing_modules.training.ctc_lengths import spellable
@@ -130,7 +131,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     # Under one name whatever its type, for the recipe of language models.
     run_on_main(save_tokenizer, [data.tokenizer, Path(hparams["save_folder"])])
     if hparams["lm_folder"] is not None:
-        language_model = load_language_model(hparams["lm_folder"], data.tokenizer)
+        language_model = load_language_model(hparams["lm_folder"], data.tokenizer, LanguageModel)
     brain = AttentionCTCBrain.from_recipe(
         recipe, tokenizer=data.tokenizer, language_model=language_model
     )
