@@ -33,6 +33,7 @@ from summarymixing_modules.training.recipe.yaml_checks import (
     in_use,
     read_recipe,
     train_script,
+    with_corpus,
 )
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 
@@ -92,7 +93,7 @@ def read_planned(file: Path, flags: Sequence[str], real: bool = False) -> Planne
         InputError: what train.py would refuse, too, or an object that cannot be built.
     """
     known = known_keys(file)
-    source = read_recipe(file)
+    source = with_corpus(read_recipe(file), flags)
     given = checked_flags(read_flags(flags, source.tree), source)
     overrides = overrides_in(given)
     missing = source.missing(overrides)

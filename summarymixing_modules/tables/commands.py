@@ -15,7 +15,7 @@ from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError
 from summarymixing_modules.training.recipe.options import ConfigError, read_flags
-from summarymixing_modules.training.recipe.yaml_checks import train_script
+from summarymixing_modules.training.recipe.yaml_checks import train_script, with_corpus
 
 LOCAL, TORCHRUN, SLURM = "local", "torchrun", "slurm"
 CHECKPOINT_MINUTES = 15  # what is lost at most when a run is killed
@@ -80,8 +80,9 @@ def stage_flags(stage: Stage, launch: Launch) -> dict[str, Any]:
     if stage.recipe is None:
         return flags
     try:
-        keys = recipe_of(stage.recipe).tree
-        read_flags(as_arguments(flags), keys)
+        given = as_arguments(flags)
+        keys = with_corpus(recipe_of(stage.recipe), given).tree
+        read_flags(given, keys)
     except ConfigError as error:
         raise TableError(f"{_short(stage.recipe)}: {error}") from None
     if stage.processes in (None, launch.processes) or _ACCUMULATION in extra:

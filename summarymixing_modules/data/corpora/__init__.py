@@ -14,6 +14,7 @@ from summarymixing_modules.data.corpora.common_voice import prepare_common_voice
 from summarymixing_modules.data.corpora.iemocap import prepare_iemocap
 from summarymixing_modules.data.corpora.librilight import prepare_librilight
 from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
+from summarymixing_modules.data.corpora.manifest import prepare_manifest
 from summarymixing_modules.data.corpora.slurp import prepare_slurp
 from summarymixing_modules.data.corpora.speech_commands import prepare_speech_commands
 from summarymixing_modules.data.corpora.voxceleb import prepare_voxceleb
@@ -26,6 +27,7 @@ __all__ = [
     "prepare_iemocap",
     "prepare_librilight",
     "prepare_librispeech",
+    "prepare_manifest",
     "prepare_slurp",
     "prepare_speech_commands",
     "prepare_voxceleb",

@@ -6,6 +6,7 @@ sentence unusable, because nobody knows the words, unless it is to be kept.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -29,8 +30,9 @@ _UNSPACED = ("zh", "yue", "ja", "th", "lo", "km", "my")
 _APOSTROPHES = "'’‘ʼ`´′"
 _SPOKEN_SYMBOLS = "%&+=@#€£$°"
 #: What upper case is where Python's is not the language's: it would lose a letter.
-_UPPER = {"de": {"ß": "ẞ"}, "tr": {"i": "İ"}, "az": {"i": "İ"}}
-_LOWER = {"tr": {"I": "ı", "İ": "i"}, "az": {"I": "ı", "İ": "i"}}
+_TURKISH = str.maketrans("i", "İ")
+_UPPER = {"de": str.maketrans("ß", "ẞ"), "tr": _TURKISH, "az": _TURKISH}
+_LOWER = dict.fromkeys(("tr", "az"), str.maketrans("Iİ", "ıi"))
 _BESIDE_LATIN = re.compile(r"(?<=[a-z']) (?=[a-z'])")
 
 
@@ -54,9 +56,8 @@ def normalise_sentence(
         ValueError: a digit, a spoken symbol, a letter of another script, or no word. Says which.
     """
     code = "" if language is None else re.split(r"[-_]", language.lower())[0]
-    text = unicodedata.normalize("NFC", sentence).translate(str.maketrans(_LOWER.get(code, {})))
-    alphabet = ALPHABETS.get(code)
-    kept = "".join(_letter(character, alphabet, keep_digits) for character in text.lower())
+    text = unicodedata.normalize("NFC", sentence).translate(_LOWER.get(code, {}))
+    kept = text.lower().translate(_letters(code, keep_digits))
     words = [_unquoted(word) for word in kept.split()]
     words = [word for word in words if word.strip("'·")]
     if not words:
@@ -64,7 +65,24 @@ def normalise_sentence(
     line = " ".join(words)
     if code in _UNSPACED:
         line = _BESIDE_LATIN.sub("\0", line).replace(" ", "").replace("\0", " ")
-    return unicodedata.normalize("NFC", line.translate(str.maketrans(_UPPER.get(code, {}))).upper())
+    return unicodedata.normalize("NFC", line.translate(_UPPER.get(code, {})).upper())
+
+
+class _Letters(dict[int, str]):
+    """What stands for characters, each thought about once: millions of sentences are read."""
+
+    def __init__(self, alphabet: str | None, keep_digits: bool) -> None:
+        super().__init__()
+        self._settings = alphabet, keep_digits
+
+    def __missing__(self, ordinal: int) -> str:
+        self[ordinal] = letter = _letter(chr(ordinal), *self._settings)
+        return letter
+
+
+@functools.cache
+def _letters(code: str, keep_digits: bool) -> _Letters:
+    return _Letters(ALPHABETS.get(code), keep_digits)
 
 
 def _letter(character: str, alphabet: str | None, keep_digits: bool) -> str:

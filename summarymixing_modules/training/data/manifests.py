@@ -35,7 +35,7 @@ def prepare_corpus(hparams: Mapping[str, Any]) -> Manifests:
     """
     corpus = corpus_spec(hparams["corpus"])
     preparation = Preparation(
-        Path(hparams["data_folder"]),
+        data_folder(hparams),
         Path(hparams["save_folder"]),
         hparams["prep_workers"],
         hparams["verify_audio"],
@@ -46,6 +46,14 @@ def prepare_corpus(hparams: Mapping[str, Any]) -> Manifests:
     options = corpus.options_in(hparams)
     on_main_first(partial(corpus.prepare, preparation, **options))
     return corpus.prepare(replace(preparation, skip_prep=True), **options)
+
+
+def data_folder(hparams: Mapping[str, Any]) -> Path:
+    """Where the corpus of a recipe is: ``data_folder``, or beside a file of which it is made."""
+    folder, named = hparams["data_folder"], corpus_spec(hparams["corpus"]).folder_of
+    if folder is None and named is not None:
+        return Path(hparams[named]).absolute().parent
+    return Path(folder)
 
 
 def on_main_first(work: Callable[[], object]) -> None:

@@ -42,6 +42,7 @@ from summarymixing_modules.training.recipe.yaml_checks import (
     corpus_options,
     in_use,
     read_recipe,
+    with_corpus,
 )
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 from summarymixing_modules.training.run.run_lock import FolderLock
@@ -107,7 +108,7 @@ def load_recipe(
     if argv[0] in ("-h", "--help"):
         sb.parse_arguments(list(argv))  # prints the run options and exits
     arguments, changes_meant = take_switch(argv, RESUME_WITH_CHANGES)
-    source = read_recipe(Path(arguments[0]))
+    source = with_corpus(read_recipe(Path(arguments[0])), arguments[1:])
     if HELP & set(arguments):
         print(describe_flags(source))
         sys.exit()

@@ -45,6 +45,7 @@ from summarymixing_modules.training.recipe.kinds import (
 
 PRECISION = choice("fp32", "fp16", "bf16")
 SPLITS = list_of(TEXT, "[dev-clean, dev-other]")
+WHERE = either(TEXT, either(NAMES, OPTIONS))  # column=value
 BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 
 _DATA: dict[str, Kind] = {
@@ -55,6 +56,12 @@ _DATA: dict[str, Kind] = {
     "init_from": optional(PATH),
     "trust_run": BOOLEAN,
     "encoder": PATH,  # pre-trained
+    "train_manifest": PATH,
+    "valid_manifest": PATH,
+    "test_manifests": either(TEXT, either(NAMES, OPTIONS)),
+    "train_where": WHERE,
+    "valid_where": WHERE,
+    "test_where": WHERE,
     "train_splits": SPLITS,
     "dev_splits": SPLITS,
     "test_splits": SPLITS,
@@ -75,6 +82,7 @@ _DATA: dict[str, Kind] = {
     "crop_seconds": POSITIVE,
     "clips_folder": PATH,
     "language": TEXT,
+    "keep_digits": BOOLEAN,
     "fold": either(choice("all"), whole(1, 10)),
     "trials_file": optional(PATH),
     "words": optional(NAMES),

@@ -13,7 +13,12 @@ from typing import Any
 from summarymixing_modules.training.recipe.options import ConfigError, overrides_in, read_flags
 from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe
 from summarymixing_modules.training.recipe.values import checked_flags
-from summarymixing_modules.training.recipe.yaml_checks import read_recipe, tag_of, train_script
+from summarymixing_modules.training.recipe.yaml_checks import (
+    read_recipe,
+    tag_of,
+    train_script,
+    with_corpus,
+)
 from summarymixing_modules.training.run.run_lock import hold
 
 _NOT_GIVEN = "not-given"  # stands for the values that only the training needs
@@ -51,7 +56,7 @@ def prepare_data(file: Path, flags: Sequence[str]) -> Path:
             f"{train.__file__} has no function load_data: this recipe has no corpus to prepare, or "
             "prepares it while it trains."
         )
-    source = read_recipe(file)
+    source = with_corpus(read_recipe(file), flags)
     given = overrides_in(checked_flags(read_flags(flags, source.tree), source))
     missing = dict.fromkeys(source.missing(given), _NOT_GIVEN)
     recipe = ResolvedRecipe(source, {**missing, **given})
