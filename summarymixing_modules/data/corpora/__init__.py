@@ -16,7 +16,9 @@ from summarymixing_modules.data.corpora.librilight import prepare_librilight
 from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.corpora.slurp import prepare_slurp
 from summarymixing_modules.data.corpora.speech_commands import prepare_speech_commands
+from summarymixing_modules.data.corpora.tedlium2 import prepare_tedlium2
 from summarymixing_modules.data.corpora.voxceleb import prepare_voxceleb
+from summarymixing_modules.data.corpora.voxpopuli import prepare_voxpopuli
 
 __all__ = [
     "CorpusSpec",
@@ -28,7 +30,9 @@ __all__ = [
     "prepare_librispeech",
     "prepare_slurp",
     "prepare_speech_commands",
+    "prepare_tedlium2",
     "prepare_voxceleb",
+    "prepare_voxpopuli",
     "register_corpus",
     "unregister_corpus",
 ]
