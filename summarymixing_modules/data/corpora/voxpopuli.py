@@ -17,7 +17,6 @@ import ast
 import csv
 import gzip
 import logging
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -31,6 +30,7 @@ from summarymixing_modules.data.corpora.splits import Source, check_splits, prep
 from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance, file_state
 from summarymixing_modules.data.reading import list_folder, subfolders
+from summarymixing_modules.data.text.normalisation import normalise_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,12 @@ _AUDIO = (".wav", ".ogg", ".flac")
 _OVERRUN = 0.5
 
 
-def transcript(normalised: str) -> str:
-    """A normalised text of the corpus as words in capitals: letters, digits and apostrophes."""
-    text = unicodedata.normalize("NFC", normalised).replace("’", "'")
-    kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
-    return " ".join(word for word in kept.upper().split() if word.strip("'"))
+def transcript(normalised: str, language: str) -> str:
+    """A normalised text of the corpus as words in capitals; empty if there is none."""
+    try:
+        return normalise_sentence(normalised, language, keep_digits=True)
+    except ValueError:
+        return ""
 
 
 @register_corpus("voxpopuli", source="Wang et al., ACL 2021")
@@ -87,11 +88,11 @@ def prepare_voxpopuli(
 def _open(data_folder: Path, language: str) -> Source:
     for folder in (data_folder / place.format(language) for place in _LISTS):
         if any((folder / f"asr_{split}.tsv").is_file() for split in SPLITS):
-            return partial(_cut, folder)
+            return partial(_cut, folder, language)
     sessions = data_folder / _SESSIONS
     for file in (data_folder / place.format(language) for place in _ANNOTATIONS):
         if file.is_file() and sessions.is_dir():
-            return partial(_uncut, file, sessions)
+            return partial(_uncut, file, sessions, language)
     tables = [
         f for place in _LISTS for f in (data_folder / place.format(language)).glob("*.parquet")
     ]
@@ -104,7 +105,7 @@ def _open(data_folder: Path, language: str) -> Source:
     )
 
 
-def _cut(folder: Path, split: str) -> tuple[dict[str, Any], Callable[[], Listing]]:
+def _cut(folder: Path, language: str, split: str) -> tuple[dict[str, Any], Callable[[], Listing]]:
     """A split of lists and audio that is cut."""
     file, unpacked = folder / f"asr_{split}.tsv", folder / split
     if not file.is_file():
@@ -112,10 +113,10 @@ def _cut(folder: Path, split: str) -> tuple[dict[str, Any], Callable[[], Listing
     around = unpacked if unpacked.is_dir() else folder
     audio = [file_state(entry.path) for entry in list_folder(around) if entry.is_dir()]
     state = {"list": [str(file), file_state(file)], "audio": [file_state(around), *audio]}
-    return state, partial(_listing_cut, file, unpacked)
+    return state, partial(_listing_cut, file, unpacked, language)
 
 
-def _listing_cut(file: Path, unpacked: Path) -> Listing:
+def _listing_cut(file: Path, unpacked: Path, language: str) -> Listing:
     found = {path.stem: path for path in _audio_below(unpacked)} if unpacked.is_dir() else {}
     if unpacked.is_dir() and not found:
         raise ManifestError(
@@ -126,7 +127,7 @@ def _listing_cut(file: Path, unpacked: Path) -> Listing:
     def utterance(row: Mapping[str, str]) -> Utterance:
         name = row["id"]
         audio = found.get(name, file.parent / name[:4] / f"{name}.ogg")
-        text, speaker = transcript(row["normalized_text"]), _speaker(row)
+        text, speaker = transcript(row["normalized_text"], language), _speaker(row)
         return Utterance(name, audio, {}, text, speaker)
 
     with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -143,14 +144,16 @@ def _audio_below(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _uncut(file: Path, sessions: Path, split: str) -> tuple[dict[str, Any], Callable[[], Listing]]:
+def _uncut(
+    file: Path, sessions: Path, language: str, split: str
+) -> tuple[dict[str, Any], Callable[[], Listing]]:
     """A split of the annotation, and whole sessions."""
     folders = [sessions, *subfolders(sessions)]
     state = {"annotation": [str(file), file_state(file)], "audio": [*map(file_state, folders)]}
-    return state, partial(_listing_uncut, file, sessions, split)
+    return state, partial(_listing_uncut, file, sessions, language, split)
 
 
-def _listing_uncut(file: Path, sessions: Path, split: str) -> Listing:
+def _listing_uncut(file: Path, sessions: Path, language: str, split: str) -> Listing:
     def utterance(row: Mapping[str, str]) -> Utterance | None:
         if row["split"] != split:
             return None
@@ -159,7 +162,7 @@ def _listing_uncut(file: Path, sessions: Path, split: str) -> Listing:
         first, last = min(start for start, _ in voice), max(stop for _, stop in voice)
         start, stop = round(first * SAMPLE_RATE), round(last * SAMPLE_RATE)
         audio = sessions / session[:4] / f"{session}_original.ogg"
-        text, speaker = transcript(row["normed_text"]), _speaker(row)
+        text, speaker = transcript(row["normed_text"], language), _speaker(row)
         return Utterance(f"{session}-{row['id_']}", audio, {}, text, speaker, start, stop)
 
     columns = ("session_id", "id_", "normed_text", "speaker_id", "split", "vad")
