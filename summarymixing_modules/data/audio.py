@@ -16,6 +16,7 @@ import torch
 from torchaudio.transforms import Resample
 
 from summarymixing_modules.data.files import printable
+from summarymixing_modules.data.sphere import sphere_compression, sphere_samples
 from summarymixing_modules.errors import InputError
 
 StrPath = str | os.PathLike[str]
@@ -93,7 +94,7 @@ def read_audio(
     """Decode audio, or a part of it, of which nothing else is read; mixed down and resampled.
 
     Args:
-        path: any format that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3).
+        path: any format that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3, SPHERE).
         sample_rate: of the result, Hz.
         start: first sample wanted, at the file's own rate.
         stop: one past the last sample wanted, likewise; ``None`` is the end of the file.
@@ -160,7 +161,7 @@ def open_audio(path: StrPath) -> Iterator[soundfile.SoundFile]:
     try:
         _require_content(path, os.fstat(descriptor))
         with _sound_file(path, descriptor) as file:
-            problem = _cut_short(file.extra_info)
+            problem = _cut_short(file.extra_info) or _sphere_cut_short(descriptor, file)
             if problem:
                 raise _damaged(path, problem)
             if file.frames == 0:
@@ -176,6 +177,13 @@ def _sound_file(path: StrPath, descriptor: int) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(descriptor, closefd=False)
     except (soundfile.SoundFileError, OSError) as err:
+        if coding := sphere_compression(descriptor):
+            name = printable(Path(path).name)
+            raise AudioError(
+                f"{printable(path)}: its samples are compressed ({coding}), which libsndfile does "
+                f"not read: expand it, and put the result in its place (sph2pipe -p -f sph {name} "
+                f"expanded/{name})"
+            ) from err
         reason = str(err).rpartition(": ")[2] or "unknown format"
         raise AudioError(
             f"{printable(path)}: cannot be read as audio ({reason}): download or copy it again"
@@ -210,6 +218,14 @@ def _cut_short(log: str) -> str:
     if match and int(match[2]) < int(match[1]) < _WAV_STREAM_BYTES:
         return f"the header promises {match[1]} bytes of samples, the file holds {match[2]}"
     return ""
+
+
+def _sphere_cut_short(descriptor: int, file: soundfile.SoundFile) -> str:
+    """As `_cut_short`; of a SPHERE file, libsndfile counts the samples that are there."""
+    promised = sphere_samples(descriptor) if file.format == "NIST" else None
+    if promised is None or file.frames >= promised:
+        return ""
+    return f"the header promises {promised} samples, the file holds {file.frames}"
 
 
 def _damaged(path: StrPath, problem: str) -> AudioError:

@@ -13,10 +13,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, check_audio, read_audio
+from summarymixing_modules.data.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    AudioInfo,
+    check_audio,
+    read_audio,
+)
 from summarymixing_modules.data.bad_audio import (
     FLAG,
     TEST_FLAG,
@@ -123,6 +131,7 @@ class Preparation:
         listing: Callable[[], Listing],
         test: bool = False,
         any_format: bool = False,
+        overrun: float = 0.0,
     ) -> Path:
         """Write a split, or keep it if it is finished and nothing has changed.
 
@@ -133,6 +142,8 @@ class Preparation:
             test: the split is for testing.
             any_format: files may have any rate and number of channels, and are resampled whenever
                 they are read; others are unusable unless they have one channel at `SAMPLE_RATE`.
+            overrun: seconds by which an utterance may be said to end after its file does; it then
+                ends with the file.
 
         Returns:
             the manifest.
@@ -150,7 +161,8 @@ class Preparation:
             again = ""
             self._bad_log(name).csv_path.unlink(missing_ok=True)
             listed = listing()
-            rows, bad = self._examine(listed, name, None if any_format else SAMPLE_RATE)
+            rate = None if any_format else SAMPLE_RATE
+            rows, bad = self._examine(listed, name, rate, overrun)
             self.refuse_too_many(bad, name, len(rows), test)
             self._write(csv_path, listed, rows)
             write_atomically(stamp_path, _stamp(csv_path, current, bad))
@@ -174,27 +186,40 @@ class Preparation:
         write_manifest(csv_path, rows)
 
     def _examine(
-        self, listing: Listing, name: str, rate: int | None
+        self, listing: Listing, name: str, rate: int | None, overrun: float
     ) -> tuple[list[Row], list[BadFile]]:
-        """Check every file."""
+        """Check every file, once for all utterances in a row that are in it."""
         rows: list[Row] = []
         bad = list(listing.bad)
         if len({utterance.id for utterance in listing.utterances}) < len(listing.utterances):
             raise ManifestError(f"{name}: an ID is used for two utterances of {self.data_folder}")
-        utterances, workers = listing.utterances, self.workers
-        examine = partial(self._examine_one, rate=rate)
-        for result in in_threads(examine, utterances, workers, name, "utt", self.progress):
-            if isinstance(result, Row):
-                rows.append(result)
-            else:
-                bad.append(result)
+        files = [list(part) for _, part in groupby(listing.utterances, key=attrgetter("audio"))]
+        examine, counts = partial(self._examine_file, rate, overrun), [*map(len, files)]
+        for results in in_threads(examine, files, self.workers, name, "utt", self.progress, counts):
+            for result in results:
+                if isinstance(result, Row):
+                    rows.append(result)
+                else:
+                    bad.append(result)
         return rows, bad
 
-    def _examine_one(self, utterance: Utterance, rate: int | None) -> Row | BadFile:
-        audio, start, stop = utterance.audio, utterance.start, utterance.stop
+    def _examine_file(
+        self, rate: int | None, overrun: float, utterances: Sequence[Utterance]
+    ) -> list[Row | BadFile]:
+        """Check utterances of one file."""
+        audio = utterances[0].audio
         try:
             info = check_audio(audio, rate)
-            end = info.frames if stop is None else stop
+        except AudioError as err:
+            return [BadFile(str(audio), utterance.id, str(err)) for utterance in utterances]
+        return [self._examine_one(utterance, info, overrun) for utterance in utterances]
+
+    def _examine_one(self, utterance: Utterance, info: AudioInfo, overrun: float) -> Row | BadFile:
+        audio, start, stop = utterance.audio, utterance.start, utterance.stop
+        if stop is not None and 0 < stop - info.frames <= overrun * info.sample_rate:
+            stop = info.frames
+        end = info.frames if stop is None else stop
+        try:
             if not 0 <= start < end <= info.frames:
                 raise AudioError(
                     f"{audio}: the samples {start} to {end} of {utterance.id} are not in it, it "

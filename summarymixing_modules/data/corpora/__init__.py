@@ -17,7 +17,9 @@ from summarymixing_modules.data.corpora.librispeech import prepare_librispeech
 from summarymixing_modules.data.corpora.manifest import prepare_manifest
 from summarymixing_modules.data.corpora.slurp import prepare_slurp
 from summarymixing_modules.data.corpora.speech_commands import prepare_speech_commands
+from summarymixing_modules.data.corpora.tedlium2 import prepare_tedlium2
 from summarymixing_modules.data.corpora.voxceleb import prepare_voxceleb
+from summarymixing_modules.data.corpora.voxpopuli import prepare_voxpopuli
 
 __all__ = [
     "CorpusSpec",
@@ -30,7 +32,9 @@ __all__ = [
     "prepare_manifest",
     "prepare_slurp",
     "prepare_speech_commands",
+    "prepare_tedlium2",
     "prepare_voxceleb",
+    "prepare_voxpopuli",
     "register_corpus",
     "unregister_corpus",
 ]

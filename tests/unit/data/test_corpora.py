@@ -63,7 +63,9 @@ def test_those_that_are_there() -> None:
         "librispeech",
         "slurp",
         "speech_commands",
+        "tedlium2",
         "voxceleb",
+        "voxpopuli",
     }
     assert corpus_spec("iemocap").needed == ("fold",)
     assert "seed" in corpus_spec("voxceleb").options
