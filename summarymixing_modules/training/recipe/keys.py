@@ -45,7 +45,7 @@ from summarymixing_modules.training.recipe.kinds import (
 
 PRECISION = choice("fp32", "fp16", "bf16")
 SPLITS = list_of(TEXT, "[dev-clean, dev-other]")
-WHERE = either(TEXT, either(NAMES, OPTIONS))  # column=value
+NAMED = either(TEXT, NAMES)  # NAME=VALUE, one or more
 BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 
 _DATA: dict[str, Kind] = {
@@ -58,10 +58,10 @@ _DATA: dict[str, Kind] = {
     "encoder": PATH,  # pre-trained
     "train_manifest": PATH,
     "valid_manifest": PATH,
-    "test_manifests": either(TEXT, either(NAMES, OPTIONS)),
-    "train_where": WHERE,
-    "valid_where": WHERE,
-    "test_where": WHERE,
+    "test_manifests": NAMED,
+    "train_where": NAMED,
+    "valid_where": NAMED,
+    "test_where": NAMED,
     "train_splits": SPLITS,
     "dev_splits": SPLITS,
     "test_splits": SPLITS,
