@@ -45,6 +45,7 @@ class CorpusSpec:
             where they cannot be had so.
         folder_of: option that names a file in the data folder, which then need not be given.
         of_recipes: options that are keys of some recipes anyway, and no flags of the others.
+        error_rate: by which papers score it, "WER" (words) or "CER" (characters).
     """
 
     name: str
@@ -55,6 +56,7 @@ class CorpusSpec:
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None
     folder_of: str | None = None
     of_recipes: tuple[str, ...] = ()
+    error_rate: str = "WER"
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def register_corpus(
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None,
     folder_of: str | None = None,
     of_recipes: tuple[str, ...] = (),
+    error_rate: str = "WER",
 ) -> Callable[[_Prepare], _Prepare]:
     """Decorator that makes a preparation available as ``corpus: name``.
 
@@ -98,6 +101,7 @@ def register_corpus(
         transcripts: see `CorpusSpec`.
         folder_of: likewise.
         of_recipes: likewise.
+        error_rate: likewise.
 
     Raises:
         ValueError: the name is taken.
@@ -110,7 +114,7 @@ def register_corpus(
         own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         options = {p.name: None if p.default is p.empty else p.default for p in own}
         needed = tuple(p.name for p in own if p.default is p.empty)
-        more = (transcripts, folder_of, of_recipes)
+        more = (transcripts, folder_of, of_recipes, error_rate)
         _SPECS[name] = CorpusSpec(name, prepare, options, needed, source, *more)
         return prepare
 

@@ -115,6 +115,8 @@ _TRAINING: dict[str, Kind] = {
     "training_steps": POSITIVE_WHOLE,
     "optimizer_step_limit": optional(POSITIVE_WHOLE),
     "number_of_epochs": POSITIVE_WHOLE,
+    "second_stage_after": optional(POSITIVE_WHOLE),
+    "second_lr": POSITIVE,
     "lr": POSITIVE,
     "final_lr": optional(NOT_NEGATIVE),
     "encoder_lr": POSITIVE,
@@ -199,6 +201,7 @@ _MODEL: dict[str, Kind] = {
     "num_layers": POSITIVE_WHOLE,
     "d_ffn": POSITIVE_WHOLE,
     "csgu_linear_units": EVEN,  # one half gates the other
+    "merge_width": optional(POSITIVE_WHOLE),
     "kernel_size": ODD,  # as many frames to the left as to the right
     "alpha": POSITIVE,
     "dropout": BELOW_ONE,
