@@ -187,6 +187,13 @@ _FEATURES: dict[str, Kind] = {
     "drop_replace": choice("mean", "zeros"),
     "augment_first": BOOLEAN,
     "warp_window": COUNT,
+    "noise_manifest": PATH,
+    "noise_prob": SHARE,
+    "noise_snr_low": number(),
+    "noise_snr_high": number(),
+    "rir_manifest": PATH,
+    "rir_prob": SHARE,
+    "mixing_prob": SHARE,
 }
 
 _MODEL: dict[str, Kind] = {
