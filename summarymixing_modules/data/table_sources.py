@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from summarymixing_modules.data.files import replacing, write_atomically
 from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.tables import COLUMNS
 from summarymixing_modules.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,7 @@ logger = logging.getLogger(__name__)
 _Rows = Iterator[dict[str, Any]]
 #: Seconds by which a cut may differ from its recording and still be all of it.
 _WHOLE = 0.001
-#: Seconds by which what is said may reach beyond its cut: times are rounded.
-_ROUNDED = 0.1
-#: Names that mean something in a table, whoever gives them to a field of a cut.
+#: Names that mean something in a table, and nothing as custom fields of a cut.
 _TAKEN = frozenset(name for names in COLUMNS.values() for name in names)
 #: Seconds by which something said may reach beyond a cut: times are rounded.
 _ROUNDED = 0.1
@@ -94,9 +93,7 @@ def _of_cut(cut: Mapping[str, Any], where: str) -> dict[str, Any]:
     row |= {"speaker": speakers.pop() if len(speakers) == 1 else ""}
     custom = [part.get("custom") or {} for part in said if len(said) == 1]
     for values in (*custom, cut.get("custom") or {}):
-        row |= {
-            k: v for k, v in values.items() if isinstance(v, str | int | float) and k not in row
-        }
+        row |= {k: v for k, v in values.items() if _is_plain(v) and k.lower() not in _TAKEN}
     return row
 
 
@@ -159,10 +156,14 @@ def hugging_face_rows(source: Path, table: Path) -> _Rows:
         }
         data = data.cast_column(audio[0], datasets.Audio(decode=False))
         for index, entry in enumerate(data):
-            plain = {k: v for k, v in entry.items() if isinstance(v, str | int | float)}
+            plain = {k: v for k, v in entry.items() if _is_plain(v)}
             plain |= {k: names[plain[k]] for k, names in classes.items() if k in plain}
             path = _saved(entry[audio[0]], folder / f"{split or 'all'}-{index:07d}", source)
             yield {**plain, "path": path} | ({"split": split} if split else {})
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def _saved(audio: Mapping[str, Any], target: Path, source: Path) -> str:
