@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from summarymixing_modules.data.corpora import register_corpus, unregister_corpus
-from summarymixing_modules.data.manifest import Manifests
+from summarymixing_modules.data.manifest import Manifests, read_manifest
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance
 from summarymixing_modules.errors import InputError
 from tests.ranks import load_script
@@ -148,6 +148,33 @@ def test_a_table_trains_every_recipe(
     given = [option for option in OPTIONS if "cnn" not in option or "wav2vec2" not in yaml]
     result = run_table(yaml, *of(table), *given, *options)
     assert result["optimizer_steps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("yaml", "options"),
+    [
+        ("LibriSpeech/SSL/fine-tuning/hparams/small.yaml", ["--head_size=8"]),
+        ("MP3S/hparams/cv_welsh_linear.yaml", ["--language=en", "--output_neurons=9"]),
+        ("MP3S/hparams/slurp_scenario_linear.yaml", []),
+    ],
+)
+def test_a_table_for_an_encoder(
+    table: Path,
+    encoder: Path,
+    tmp_path: Path,
+    run_table: Callable[..., dict[str, Any]],
+    yaml: str,
+    options: list[str],
+) -> None:
+    given = ["--corpus=manifest", f"--train_manifest={table}", "--train_where=part=train"]
+    given += ["--valid_share=0.2", f"--encoder={encoder}", "--num_buckets=2", "--num_workers=0"]
+    result = run_table(yaml, *given, *options, "--debug")
+    assert result["optimizer_steps"] > 0 and result["metrics"] == {}
+    save = next(tmp_path.glob("*/save"))
+    assert (
+        len(read_manifest(save / "train.csv")) == 6 and len(read_manifest(save / "valid.csv")) == 2
+    )
+    assert "nothing is tested" in (save.parent / "log.txt").read_text()
 
 
 def test_without_tests_and_with_a_share_to_validate_on(
