@@ -47,6 +47,8 @@ from summarymixing_modules.data.threads import in_threads
 logger = logging.getLogger(__name__)
 
 Verify = Literal["header", "decode"]
+#: What `Preparation.wanted` calls a transcript.
+TRANSCRIPT = "text"
 #: Raise it whenever the same corpus and settings give other manifests.
 _VERSION = 2
 
@@ -107,6 +109,8 @@ class Preparation:
             test set cannot be compared.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        wanted: what every utterance must have besides its audio, for a corpus that may lack it:
+            `TRANSCRIPT`, or names of labels.
 
     Raises:
         ManifestError: a setting that means nothing.
@@ -120,6 +124,7 @@ class Preparation:
     test_max_bad_fraction: float = 0.0
     skip_prep: bool = False
     progress: bool = True
+    wanted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verify not in get_args(Verify):

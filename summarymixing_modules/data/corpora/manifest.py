@@ -14,19 +14,20 @@ from typing import Any
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.registry import register_corpus
 from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Manifests
-from summarymixing_modules.data.preparation import Listing, Preparation, Utterance, file_state
+from summarymixing_modules.data.preparation import (
+    TRANSCRIPT,
+    Listing,
+    Preparation,
+    Utterance,
+    file_state,
+)
 from summarymixing_modules.data.tables import Record, read_table
 from summarymixing_modules.data.text.normalisation import normalise_sentence
 
 RAW = "raw"
 
 
-@register_corpus(
-    "manifest",
-    source="one's own recordings",
-    folder_of="train_manifest",
-    of_recipes=("token_type", "tasks"),
-)
+@register_corpus("manifest", source="one's own recordings", folder_of="train_manifest")
 def prepare_manifest(
     preparation: Preparation,
     *,
@@ -39,8 +40,6 @@ def prepare_manifest(
     valid_share: float = 0.05,
     language: str | None = None,
     keep_digits: bool = False,
-    token_type: str | None = None,
-    tasks: Sequence[str] = (),
 ) -> Manifests:
     """Write ``train.csv``, ``valid.csv`` and ``NAME.csv`` for each test table.
 
@@ -50,7 +49,7 @@ def prepare_manifest(
     names that columns may have are in `data.tables.COLUMNS`.
 
     Args:
-        preparation: its ``data_folder`` decides nothing.
+        preparation: its ``data_folder`` decides nothing; what it has ``wanted`` are columns.
         train_manifest: table to train on.
         valid_manifest: table to validate on; None: rows, or a share, of the other.
         test_manifests: tables to test on, if any: PATH or NAME=PATH, or a list of such.
@@ -60,8 +59,6 @@ def prepare_manifest(
         valid_share: of the utterances to validate on, if nothing else is given; see `held_out`.
         language: of the transcripts, for `normalise_sentence`; None: any script; raw: none of it.
         keep_digits: see `normalise_sentence`.
-        token_type: of the recipe; there are transcripts where it is given.
-        tasks: of the recipe; each is a column of labels.
 
     Raises:
         ManifestError: a table is missing or is none, lacks a column, or has an ID twice.
@@ -73,7 +70,7 @@ def prepare_manifest(
     manifests = Manifests(save / "train.csv", save / "valid.csv", test)
     if preparation.skip_prep:
         return manifests.require()
-    reading = _Reading(language, keep_digits, token_type is not None, tuple(tasks))
+    reading = _Reading(language, keep_digits, preparation.wanted)
     trained = _Table(Path(train_manifest), "train_manifest", _conditions(train_where), reading)
     if valid_manifest is None and valid_where is None:
         for name in ("train", "valid"):
@@ -183,12 +180,16 @@ class _Reading:
 
     language: str | None
     keep_digits: bool
-    transcripts: bool
-    tasks: tuple[str, ...]
+    wanted: tuple[str, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """What is wanted besides a transcript."""
+        return [name for name in self.wanted if name != TRANSCRIPT]
 
     def text(self, sentence: str) -> str:
         """The transcript."""
-        if not self.transcripts:
+        if TRANSCRIPT not in self.wanted:
             return ""
         if not sentence:
             raise ValueError("its text is empty")
@@ -214,7 +215,7 @@ class _Table:
     def state(self, held_out: float | None) -> dict[str, Any]:
         """Changes when the table or what is asked of it does."""
         read = self.reading
-        settings = [read.language, read.keep_digits, read.transcripts, list(read.tasks)]
+        settings = [read.language, read.keep_digits, read.wanted]
         table = [str(self.path.absolute()), file_state(self.path)]
         return {"table": table, "where": self.where, "reading": settings, "held_out": held_out}
 
@@ -244,8 +245,7 @@ class _Table:
         return found
 
     def _rows(self) -> Iterator[Record]:
-        needed = ["path", *(["text"] if self.reading.transcripts else [])]
-        columns = [*needed, *map(str.lower, self.reading.tasks), *self.where]
+        columns = ["path", *map(str.lower, self.reading.wanted), *self.where]
         for record in read_table(self.path, self.flag, columns):
             if all(record.fields.get(name, "") == value for name, value in self.where.items()):
                 yield record
@@ -260,7 +260,7 @@ class _Table:
             if path.startswith(DATA_ROOT):
                 raise ValueError("it is of a manifest that this package made, not of a table")
             text = self.reading.text(record.get("text"))
-            labels = {task: record.fields.get(task.lower(), "") for task in self.reading.tasks}
+            labels = {task: record.fields.get(task.lower(), "") for task in self.reading.labels}
             if missing := [task for task, label in labels.items() if not label.strip()]:
                 raise ValueError(f"it has no {missing[0]}")
             part, lasts = _part(record)

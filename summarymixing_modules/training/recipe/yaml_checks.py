@@ -255,7 +255,7 @@ def with_corpus(recipe: RecipeFile, arguments: Sequence[str]) -> RecipeFile:
     needed = TaggedScalar("", None, PLACEHOLDER)
     more = {
         option: needed if option in spec.needed else _listed(default)
-        for option, default in spec.flags.items()
+        for option, default in spec.options.items()
         if option not in recipe.tree
     }
     if spec.folder_of is not None and tag_of(recipe.tree.get(_FOLDER)) == PLACEHOLDER:

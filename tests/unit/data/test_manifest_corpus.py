@@ -41,7 +41,7 @@ def prepare(folder: Path, content: str | bytes, name: str = "t.csv", **options: 
         options["valid_manifest"] = str(folder / "valid.csv")
         rows = "path,text,mood,split,size\na.wav,two,glad,dev,x\n"
         (folder / "valid.csv").write_text(rows)
-    own = {"token_type": "char", **options}
+    own = {"wanted": ("text",), **options}
     return prepared("manifest", folder, folder / "save", train_manifest=str(table), **own)
 
 
@@ -100,8 +100,8 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
     ("path,text\na.wav,один\nb.flac,два\n", "'о', which is not spelt out", {"language": "en"}),
     ("path,text\nt.csv,one\nt.csv.2,two\n", "t.csv: cannot be read as audio", {}),
     ("path,text\n$data_root/a.wav,one\n$data_root/b,two\n", "that this package made", {}),
-    ("path,mood\na.wav,\nb.flac,\n", "it has no mood", {"token_type": None, "tasks": ["mood"]}),
-    ("path,text\na.wav,one\n", "no column mood, only", {"tasks": ["mood"]}),
+    ("path,mood\na.wav,\nb.flac,\n", "it has no mood", {"wanted": ("mood",)}),
+    ("path,text\na.wav,one\n", "no column mood, only", {"wanted": ("mood",)}),
     ("path,text\na.wav,one\n", "no column split, only", {"train_where": "split=train"}),
     ("path,text\na.wav,one\n", "'train' is not column=value", {"train_where": "train"}),
     ("path,text,s\na.wav,one,x\n", "has no row with s=y", {"train_where": "s=y"}),
@@ -134,7 +134,7 @@ def test_no_text_no_table(audio: Path) -> None:
         with pytest.raises(InputError, match="is not text in UTF-8.*convert it"):
             prepare(audio, content, name)
     with pytest.raises(InputError, match="is a folder: give a table"):
-        own = {"train_manifest": str(audio), "token_type": "char"}
+        own = {"train_manifest": str(audio), "wanted": ("text",)}
         prepared("manifest", audio, audio / "save", **own)
 
 
@@ -194,7 +194,7 @@ def test_a_share_of_speakers_is_held_out(audio: Path) -> None:
         audio,
         audio / "save",
         train_manifest=str(audio / "t.csv"),
-        token_type="char",
+        wanted=("text",),
         valid_share=0.2,
     )
 
@@ -230,5 +230,5 @@ def test_rows_are_not_trained_and_evaluated_on(audio: Path) -> None:
 
 def test_labels_become_annotations(audio: Path) -> None:
     content = json.dumps({"path": "a.wav", "Mood": "glad", "more": 1})
-    manifests = prepare(audio, content, "t.jsonl", token_type=None, tasks=["Mood"])
+    manifests = prepare(audio, content, "t.jsonl", wanted=("Mood",))
     assert read_annotations(manifests.train) == {"a.wav": {"Mood": "glad"}}

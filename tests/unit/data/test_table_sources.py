@@ -53,7 +53,7 @@ def test_cuts_of_lhotse(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["manifest", "--from", "lhotse", str(cuts), "--out", str(table)]) == 0
     assert f"--train_manifest={table}" in capsys.readouterr().out
     assert json.loads(table.read_text().splitlines()[0])["age"] == 6
-    options = {"train_manifest": table, "valid_manifest": table, "token_type": "char"}
+    options = {"train_manifest": table, "valid_manifest": table, "wanted": ("text",)}
     options |= {"train_where": "id=part", "valid_where": "id=all"}
     manifests = prepared("manifest", tmp_path, tmp_path / "save", **options)
     part, whole = (read_manifest(path)[0] for path in (manifests.train, manifests.valid))
