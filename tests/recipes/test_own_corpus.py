@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.data.corpora import register_corpus, unregister_corpus
+from summarymixing_modules.data.corpora import corpus_spec, register_corpus, unregister_corpus
 from summarymixing_modules.data.manifest import Manifests, read_manifest
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance
+from summarymixing_modules.data.tables import COLUMNS
 from summarymixing_modules.errors import InputError
 from tests.ranks import load_script
 
@@ -205,6 +206,14 @@ def test_flags_of_tables_are_told(
     with pytest.raises(SystemExit):
         run_table(small, "--corpus=manifest", "--help")
     assert "--valid_share=0.05" in capsys.readouterr().out
+
+
+def test_the_readme_names_every_column_and_option() -> None:
+    told = (RECIPES / "README.md").read_text(encoding="utf-8")
+    section = told[told.index("### As a table") : told.index("### As a function")]
+    columns = {f"`{name}`" for names in COLUMNS.values() for name in names}
+    options = {f"--{name}" for name in corpus_spec("manifest").options}
+    assert not [name for name in columns | options if name not in section]
 
 
 @pytest.mark.skipif(not SPEECH.is_file(), reason="no recorded speech beside the repository")
