@@ -82,7 +82,7 @@ def test_options_of_ones_own_are_keys_and_flags(
     own.parent.mkdir()
     splits = "train_splits: [studio]\ntest_splits: []\n"
     own.write_text(f"base: {SMALL}\ncorpus: mine\nheld_out: street\n{splits}")
-    with pytest.raises(InputError, match="Nothing reads the key 'held_out'"):
+    with pytest.raises(InputError, match="--held_out means nothing to --corpus=librispeech, only"):
         run_recipe(own, "--corpus=librispeech", "--held_out=x", *OPTIONS)
     options = [f"--data_folder={mine}", "--held_out=heldout", "--test_splits=[street]"]
     assert run_recipe(own, *options, *OPTIONS)["test_utterances"] == {"street": 3}
@@ -196,8 +196,11 @@ def test_flags_of_tables_are_told(
     small = "LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
     for options, told in (
         (["--corpus=manifest"], "needs a value for train_manifest: give --train_manifest=VALUE"),
-        (of(table)[1:], "--train_manifest is neither a key"),
-        ([*of(table), "--train_splits=[a]"], "Nothing reads the key 'train_splits'"),
+        (of(table)[1:], "--train_manifest means nothing to --corpus=librispeech, only to mani"),
+        (
+            [*of(table), "--train_splits=[a]"],
+            "--train_splits means nothing to --corpus=manifest, only",
+        ),
         ([*of(table), "--valid_shar=1"], "did you mean --valid_share"),
         ([*of(table), "--tasks=[a]"], "--tasks is neither a key"),
     ):

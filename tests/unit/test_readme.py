@@ -26,8 +26,8 @@ from summarymixing_modules.tables.commands import LOCAL, Launch, stage_flags
 from summarymixing_modules.tables.flags import parse_extra, recipe_of
 from summarymixing_modules.tables.plan import select_rows
 from summarymixing_modules.tables.read import load_table
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import RUN_OPTIONS, read_flags
-from summarymixing_modules.training.recipe.yaml_checks import with_corpus
 from tests.unit.bundles.conftest import tiny_content
 from tests.unit.inference.test_classifier import content as classifier_content
 from tests.unit.inference.test_recognizer import make_bundle
