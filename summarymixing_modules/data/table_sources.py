@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,12 +13,10 @@ from typing import Any
 import soundfile
 from tqdm import tqdm
 
-from summarymixing_modules.data.files import replacing, write_atomically
+from summarymixing_modules.data.files import replacing
 from summarymixing_modules.data.manifest import ManifestError
 from summarymixing_modules.data.tables import COLUMNS
 from summarymixing_modules.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 _Rows = Iterator[dict[str, Any]]
 #: Seconds by which a cut may differ from its recording and still be all of it.
@@ -36,14 +33,16 @@ def write_table(kind: str, source: Path, table: Path, progress: bool = True) -> 
     Args:
         kind: one of `SOURCES`.
         source: the folder or file.
-        table: to write. Audio that the source holds itself goes into a folder beside it.
+        table: to write. Audio that the source holds itself goes into the folder ``NAME_audio``
+            beside it.
         progress: show a bar.
 
     Raises:
-        InputError: the table exists, or the source cannot be read or told in a table; says why.
+        InputError: the table or that folder exists, or the source cannot be read or told in a
+            table; says why.
     """
     if table.exists():
-        raise InputError(f"--out {table}: is there already: give another name, or delete it")
+        raise InputError(f"--out={table}: is there already: give another name, or delete it")
     if not source.exists():
         raise InputError(f"{source}: there is no such file or folder")
     count = 0
@@ -70,8 +69,9 @@ def lhotse_rows(source: Path, table: Path) -> _Rows:
     try:
         with opened(source, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                yield _of_cut(json.loads(line), f"{source}:{number}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+                if line.strip():
+                    yield _of_cut(json.loads(line), f"{source}:{number}")
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as err:
         if isinstance(err, InputError):
             raise
         raise ManifestError(f"{source}: are no cuts of Lhotse as JSON lines ({err!r})") from err
@@ -127,11 +127,15 @@ def hugging_face_rows(source: Path, table: Path) -> _Rows:
     """Rows of a folder that ``save_to_disk`` of Hugging Face's datasets has written.
 
     Audio that it holds as bytes is written into a folder beside the table. Splits are told in the
-    column ``split``.
+    column ``split``, labels by their names.
 
     Raises:
-        InputError: the package is missing, it is no such folder, or has no column of audio.
+        InputError: the package is missing, it is no such folder, or has no column of audio, or a
+            row has none; or files would be written over others.
     """
+    folder = table.with_name(f"{table.stem}_audio")
+    if folder.exists():
+        raise InputError(f"{folder}: is there already, and audio goes there: delete it")
     try:
         import datasets
     except ImportError as err:
@@ -143,7 +147,6 @@ def hugging_face_rows(source: Path, table: Path) -> _Rows:
     except (OSError, ValueError) as err:
         raise InputError(f"{source}: is no folder of datasets' save_to_disk ({err})") from err
     splits = found if isinstance(found, datasets.DatasetDict) else {"": found}
-    folder = table.with_name(f"{table.stem}_audio")
     for split, data in splits.items():
         features = data.features
         audio = [n for n, feature in features.items() if isinstance(feature, datasets.Audio)]
@@ -157,8 +160,9 @@ def hugging_face_rows(source: Path, table: Path) -> _Rows:
         data = data.cast_column(audio[0], datasets.Audio(decode=False))
         for index, entry in enumerate(data):
             plain = {k: v for k, v in entry.items() if _is_plain(v)}
-            plain |= {k: names[plain[k]] for k, names in classes.items() if k in plain}
-            path = _saved(entry[audio[0]], folder / f"{split or 'all'}-{index:07d}", source)
+            for name in classes.keys() & plain.keys():  # -1 is an unknown label
+                plain[name] = classes[name][plain[name]] if plain[name] >= 0 else ""
+            path = _saved(entry[audio[0]] or {}, folder / f"{split or 'all'}-{index:07d}", source)
             yield {**plain, "path": path} | ({"split": split} if split else {})
 
 
@@ -168,16 +172,18 @@ def _is_plain(value: Any) -> bool:
 
 def _saved(audio: Mapping[str, Any], target: Path, source: Path) -> str:
     """Where the audio of an entry is, as a path for the table; bytes are written to a file."""
-    content = audio.get("bytes")
+    content, path = audio.get("bytes"), audio.get("path")
     if content is None:
-        path = Path(audio["path"])
-        return str(path if path.is_absolute() else source.absolute() / path)
+        if not path:
+            raise InputError(f"{source}: the row {target.name} has no audio: leave it out")
+        return str(source.absolute() / path)
     try:
         kind = soundfile.info(io.BytesIO(content)).format.lower()
-    except soundfile.SoundFileError as err:
-        raise InputError(f"{source}: the audio of {target.name} cannot be read ({err})") from err
+    except soundfile.SoundFileError:
+        kind = "unknown"  # the preparation of the corpus tells
     file = target.with_suffix(f".{kind}")
-    write_atomically(file, content)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
     return f"{file.parent.name}/{file.name}"
 
 

@@ -92,7 +92,11 @@ def test_cuts_that_are_no_rows(
 
 def test_no_cuts(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("hello\n")
-    for file, message in (("x.jsonl", "are no cuts of Lhotse"), ("y.jsonl", "no such file")):
+    whole = gzip.compress(json.dumps({"id": "x" * 1000}).encode())
+    (tmp_path / "cut_off.jsonl.gz").write_bytes(whole[:-9])
+    told = "are no cuts of Lhotse"
+    files = {"cut_off.jsonl.gz": told, "x.jsonl": told, "y.jsonl": "no such file"}
+    for file, message in files.items():
         with pytest.raises(InputError, match=message):
             write_table("lhotse", tmp_path / file, tmp_path / "t.jsonl")
 
@@ -109,12 +113,15 @@ def test_a_folder_of_hugging_face(clip: Path, tmp_path: Path) -> None:
     features = {"audio": audio, "sentence": datasets.Value("string")}
     features["mood"] = datasets.ClassLabel(names=["good", "bad"])
     entry = {"audio": {"bytes": clip.read_bytes(), "path": "x.flac"}, "sentence": "yes", "mood": 1}
-    data = datasets.Dataset.from_list([entry, entry], features=datasets.Features(features))
+    data = datasets.Dataset.from_list(
+        [entry, {**entry, "mood": -1}], features=datasets.Features(features)
+    )
     data = data.cast_column("audio", datasets.Audio())
     datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "kept")
     table = tmp_path / "table.jsonl"
     assert write_table("hf", tmp_path / "kept", table) == 4
-    first = json.loads(table.read_text().splitlines()[0])
+    first, second, *_ = map(json.loads, table.read_text().splitlines())
+    assert second["mood"] == ""  # unknown
     assert first == {
         "sentence": "yes",
         "mood": "bad",
@@ -124,3 +131,12 @@ def test_a_folder_of_hugging_face(clip: Path, tmp_path: Path) -> None:
     assert (tmp_path / first["path"]).read_bytes() == clip.read_bytes()
     with pytest.raises(InputError, match="is no folder of datasets' save_to_disk"):
         write_table("hf", tmp_path, tmp_path / "other.jsonl")
+    table.unlink()
+    with pytest.raises(InputError, match="table_audio: is there already"):
+        write_table("hf", tmp_path / "kept", table)
+    empty = datasets.Dataset.from_list(
+        [{"audio": None}], datasets.Features(audio=features["audio"])
+    )
+    empty.cast_column("audio", datasets.Audio()).save_to_disk(tmp_path / "empty")
+    with pytest.raises(InputError, match="the row all-0000000 has no audio"):
+        write_table("hf", tmp_path / "empty", tmp_path / "third.jsonl")
