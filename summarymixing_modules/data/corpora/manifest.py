@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from summarymixing_modules.data.tables import Record, read_table
 from summarymixing_modules.data.text.normalisation import normalise_sentence
 
 RAW = "raw"
+_CODE = re.compile(r"[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)  # of a language
 
 
 @register_corpus("manifest", source="one's own recordings", folder_of="train_manifest")
@@ -61,7 +63,8 @@ def prepare_manifest(
         keep_digits: see `normalise_sentence`.
 
     Raises:
-        ManifestError: a table is missing or is none, lacks a column, or has an ID twice.
+        ManifestError: a table is missing or is none, lacks a column, or has an ID twice; a
+            condition or a language means nothing.
         TooManyBadFiles: more rows are unusable than are tolerated.
     """
     save = preparation.save_folder
@@ -70,6 +73,11 @@ def prepare_manifest(
     manifests = Manifests(save / "train.csv", save / "valid.csv", test)
     if preparation.skip_prep:
         return manifests.require()
+    if language is not None and not _CODE.fullmatch(language):
+        raise ManifestError(
+            f"--language={language}: is no code of a language, such as fr or pt-BR; leave it out "
+            f"for letters of any script, or give {RAW} for the text as it is"
+        )
     reading = _Reading(language, keep_digits, preparation.wanted)
     trained = _Table(Path(train_manifest), "train_manifest", _conditions(train_where), reading)
     if valid_manifest is None and valid_where is None:
@@ -166,7 +174,13 @@ def _conditions(where: str | Sequence[str] | None) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ManifestError(f"--train_where and its like: {text!r} is not column=value")
-        found[name.strip().lower()] = value.strip()
+        column = name.strip().lower()
+        if column in found:
+            raise ManifestError(
+                f"--train_where and its like: {text!r} is the second condition on {column}, and "
+                "all of them must hold: give one"
+            )
+        found[column] = value.strip()
     return found
 
 

@@ -105,6 +105,8 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
     ("path,text\na.wav,one\n", "no column split, only", {"train_where": "split=train"}),
     ("path,text\na.wav,one\n", "'train' is not column=value", {"train_where": "train"}),
     ("path,text,s\na.wav,one,x\n", "has no row with s=y", {"train_where": "s=y"}),
+    ("path,text,s\na.wav,one,x\n", "second condition on s", {"train_where": ["s=x", "S=y"]}),
+    ("path,text\na.wav,one\n", "--language=french: is no code", {"language": "french"}),
     ('{"path": "a.wav", "text": "one"}\npath\n', "line 2: is no JSON", {}),
     ('{"path": "a.wav", "text": "one"}\n[1]\n', r"line 2: holds no object \{...\} but '\[1\]", {}),
     ("path,text\na.wav,one\n", "cannot be called 'train'", {"test_manifests": "train.csv"}),
