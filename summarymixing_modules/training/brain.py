@@ -392,6 +392,8 @@ class SafeBrain(SafeStepBrain):
             real-time factor over all sets.
         """
         metrics: dict[str, float] = {}
+        if not test_sets:
+            logger.warning("There is no test set: nothing is tested")
         for name, data in test_sets.items():
             self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
             self.test_sets.add(name, data, self.evaluated)
