@@ -44,7 +44,8 @@ class CorpusSpec:
         transcripts: (data folder, splits) → their transcripts, without looking at audio; None
             where they cannot be had so.
         folder_of: option that names a file in the data folder, which then need not be given.
-        of_recipes: options that are keys of some recipes anyway, and no flags of the others.
+        of_recipes: options that are keys of some recipes anyway, and no flags of the others; where
+            a corpus comes in shards, these may have other values than when it was prepared.
     """
 
     name: str

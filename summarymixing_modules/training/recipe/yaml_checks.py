@@ -24,6 +24,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from summarymixing_modules.data.corpora import corpus_spec
+from summarymixing_modules.data.shards.folder import ShardFolder
 from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.training.recipe.options import ConfigError
@@ -31,7 +32,7 @@ from summarymixing_modules.training.recipe.options import ConfigError
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
 _INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
-_BASE, _SHARED, _FOLDER = "base", "hparams", "data_folder"
+_BASE, _SHARED, _FOLDER, _SHARDS = "base", "hparams", "data_folder", "shards"
 GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
 PLACEHOLDER = "!PLACEHOLDER"  # of a value that must be given
 FLAT_TAGS = ("", "!ref", PLACEHOLDER)  # of values that a flag may change
@@ -239,17 +240,22 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
 def with_corpus(recipe: RecipeFile, arguments: Sequence[str]) -> RecipeFile:
     """A recipe with the options of its corpus as keys, if it has not written them itself.
 
-    A corpus that knows its data folder by itself needs no ``data_folder``.
+    A corpus that knows its data folder by itself needs no ``data_folder``. Shards do not need it
+    either, and tell of which corpus they are and with which options it was prepared.
 
     Args:
         recipe: what `read_recipe` read.
-        arguments: the command line after the YAML file, which may name another corpus.
+        arguments: the command line after the YAML file, which may name another corpus, or shards.
 
     Raises:
-        InputError: there is no such corpus.
+        InputError: there is no such corpus, or there are no such shards.
     """
+    if is_record(recipe.file):
+        return recipe
+    if shards := _shards(recipe, arguments):
+        return _with_shards(recipe, ShardFolder.read(Path(shards)), arguments)
     name = _argument(arguments, "corpus") or recipe.tree.get("corpus")
-    if name is None or is_record(recipe.file):
+    if name is None:
         return recipe
     spec = corpus_spec(str(name))
     needed = TaggedScalar("", None, PLACEHOLDER)
@@ -260,7 +266,30 @@ def with_corpus(recipe: RecipeFile, arguments: Sequence[str]) -> RecipeFile:
     }
     if spec.folder_of is not None and tag_of(recipe.tree.get(_FOLDER)) == PLACEHOLDER:
         more[_FOLDER] = None
-    parts = {**recipe.parts, Path(f"--corpus={name}"): more} if more else recipe.parts
+    return _with_more(recipe, str(name), more)
+
+
+def _shards(recipe: RecipeFile, arguments: Sequence[str]) -> str | None:
+    """The folder of shards that a recipe, which knows of such, is to read."""
+    if _SHARDS not in recipe.tree:
+        return None
+    given = _argument(arguments, _SHARDS) or recipe.tree[_SHARDS]
+    return None if given is None or given in ("null", "~") else str(given)
+
+
+def _with_shards(recipe: RecipeFile, folder: ShardFolder, arguments: Sequence[str]) -> RecipeFile:
+    if _argument(arguments, _FOLDER) not in (None, "null"):
+        raise ConfigError(
+            f"--{_FOLDER} and --{_SHARDS} say where the corpus is, both: give one of them."
+        )
+    spec = corpus_spec(folder.corpus)
+    own = {name: value for name, value in folder.options.items() if name in spec.flags}
+    return _with_more(recipe, folder.corpus, {"corpus": folder.corpus, **own, _FOLDER: None})
+
+
+def _with_more(recipe: RecipeFile, corpus: str, more: dict[str, Any]) -> RecipeFile:
+    """A recipe with keys that its corpus brings."""
+    parts = {**recipe.parts, Path(f"--corpus={corpus}"): more} if more else recipe.parts
     return replace(recipe, tree={**recipe.tree, **more}, parts=parts)
 
 
