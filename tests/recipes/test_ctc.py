@@ -235,3 +235,8 @@ def test_bad_audio_is_left_out_listed_and_limited(
     listed = "".join(path.read_text() for path in (tmp_path / "run").rglob("bad_*.csv"))
     for path in train[:4]:
         assert path.stem in listed
+
+
+def test_shards_train_the_same(same_from_shards: RunRecipe, tmp_path: Path) -> None:
+    result = same_from_shards(SMALL, *tiny(SMALL), "--training_steps=3")
+    assert result["optimizer_steps"] == 3

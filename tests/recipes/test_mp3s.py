@@ -263,3 +263,10 @@ def test_every_trial_is_scored(run_probe: RunRecipe, tmp_path: Path) -> None:
     first, second = (tmp_path / "run" / "scores.txt").read_text().splitlines()
     assert first.startswith("1 id10270/aaa/00001.wav id10270/bbb/00001.wav ")
     assert -1 <= float(second.split()[-1]) <= 1
+
+
+def test_shards_verify_the_same(encoder: Path, corpora: Path, same_from_shards: RunRecipe) -> None:
+    """With the trials, of recordings whose names have dots."""
+    head = f"--head_options={HEADS['xvector']}"
+    options = [f"--encoder={encoder}", f"--data_folder={corpora}", *SMALL, head]
+    assert "trials" in same_from_shards(HPARAMS / "voxceleb_xvector.yaml", *options)["metrics"]

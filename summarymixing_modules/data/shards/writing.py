@@ -40,6 +40,8 @@ from summarymixing_modules.data.shards.plan import Layout, PlannedSplit, missing
 logger = logging.getLogger(__name__)
 
 _SETTINGS = "settings.json"
+#: Names of other splits and files, which no test set can have.
+_TAKEN = {TRAIN, VALID, PREPARATION, Path(DESCRIPTION).stem}
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,10 @@ class ShardWriting:
             manifests: of the corpus.
 
         Raises:
-            ShardError: a test set has the name of another split, or the disk is too small.
+            ShardError: a test set has a name that is taken, or the disk is too small.
             TooManyBadFiles: more of a split is unusable than is tolerated.
         """
-        if taken := {TRAIN, VALID} & {*manifests.test}:
+        if taken := _TAKEN & {*manifests.test}:
             raise ShardError(f"a test set cannot be called {taken.pop()!r}: choose another name")
         paths = {TRAIN: manifests.train, VALID: manifests.valid, **manifests.test}
         splits = [PlannedSplit.of(n, p, self.data_root, self.layout) for n, p in paths.items()]
