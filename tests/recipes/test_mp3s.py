@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from summarymixing_modules.cli import main
-from summarymixing_modules.data.corpora.common_voice import RELEASE
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.encoder import frozen_encoder
 from summarymixing_modules.tables.read import load_table
@@ -48,7 +47,7 @@ def corpora(corpus: Path, iemocap: Path, tmp_path_factory: pytest.TempPathFactor
         samples = 0.1 * draw.standard_normal(16000).astype(np.float32)
         soundfile.write(path, samples, 16000, **options)
 
-    _write_common_voice(root / RELEASE, audio)
+    _write_common_voice(root / "cv-corpus-11.0-2022-09-21", audio)
     _write_slurp(root / "SLURP", audio)
     _write_voxceleb(root / "voxceleb1", audio)
     return root

@@ -186,9 +186,9 @@ def test_recorded_speech_from_its_table(
 ) -> None:
     """Ogg/Opus files, read where they are."""
     given = ["--corpus=manifest", f"--train_manifest={SPEECH}", "--train_where=split=train"]
-    given += [f"--test_manifests={{test: {SPEECH}}}", "--test_where=[split=test, age=35]"]
+    given += [f"--test_manifests=test={SPEECH}", "--test_where=[split=test, age=8]"]
     given += ["--training_steps=3", "--warmup_steps=1", "--valid_share=0.01"]
     small = "LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
     result = run_table(small, *given, *(option for option in OPTIONS if option != "--debug"))
-    assert result["optimizer_steps"] == 3 and 0 < result["test_utterances"]["test"] < 200
+    assert result["optimizer_steps"] == 3 and 0 < result["test_utterances"]["test"] < 400
     assert not list((tmp_path / "CTC").rglob("*.flac"))

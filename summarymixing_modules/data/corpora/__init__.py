@@ -10,6 +10,7 @@ from summarymixing_modules.data.corpora.registry import (
 
 # isort: split
 # Importing a corpus's file registers it.
+from summarymixing_modules.data.corpora.aishell1 import prepare_aishell1
 from summarymixing_modules.data.corpora.common_voice import prepare_common_voice
 from summarymixing_modules.data.corpora.iemocap import prepare_iemocap
 from summarymixing_modules.data.corpora.librilight import prepare_librilight
@@ -25,6 +26,7 @@ __all__ = [
     "CorpusSpec",
     "corpus_names",
     "corpus_spec",
+    "prepare_aishell1",
     "prepare_common_voice",
     "prepare_iemocap",
     "prepare_librilight",

@@ -34,10 +34,10 @@ def prepare_manifest(
     *,
     train_manifest: str,
     valid_manifest: str | None = None,
-    test_manifests: str | Sequence[str] | Mapping[str, str] | None = None,
-    train_where: str | Sequence[str] | Mapping[str, str] | None = None,
-    valid_where: str | Sequence[str] | Mapping[str, str] | None = None,
-    test_where: str | Sequence[str] | Mapping[str, str] | None = None,
+    test_manifests: str | Sequence[str] | None = None,
+    train_where: str | Sequence[str] | None = None,
+    valid_where: str | Sequence[str] | None = None,
+    test_where: str | Sequence[str] | None = None,
     valid_share: float = 0.05,
     language: str | None = None,
     keep_digits: bool = False,
@@ -55,8 +55,8 @@ def prepare_manifest(
         preparation: its ``data_folder`` decides nothing.
         train_manifest: table to train on.
         valid_manifest: table to validate on; None: a share of the other.
-        test_manifests: tables to test on, if any; a mapping names the sets.
-        train_where: "column=value": take only such rows of the table; several: [a=b, c=d].
+        test_manifests: tables to test on, if any: PATH or NAME=PATH, or a list of such.
+        train_where: COLUMN=VALUE: take only such rows of the table; several: [a=b, c=d].
         valid_where: likewise.
         test_where: likewise, of all test tables.
         valid_share: of the speakers, or of the utterances where they have none, to validate on.
@@ -93,37 +93,35 @@ def prepare_manifest(
     return manifests
 
 
-def _named(manifests: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
-    """Test set → table."""
-    if isinstance(manifests, Mapping):
-        found = {str(name): str(path) for name, path in manifests.items()}
-    else:
-        paths = [manifests] if isinstance(manifests, str) else list(manifests or ())
-        found = {Path(path).name.partition(".")[0]: path for path in paths}
-        if len(found) < len(paths):
+def _named(manifests: str | Sequence[str] | None) -> dict[str, str]:
+    """Test set → table, of NAME=PATH or PATH; without a name it is the file's."""
+    found: dict[str, str] = {}
+    for text in _several(manifests):
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = Path(text).name.partition(".")[0], text
+        if name in found or name in ("train", "valid"):
             raise ManifestError(
-                f"--test_manifests={paths}: two have one name: name the sets, {{a: PATH, b: PATH}}"
+                f"--test_manifests={text}: a test set cannot be called {name!r}"
+                f"{' like another' if name in found else ''}: name it, [my_test={path}]"
             )
-    if taken := {"train", "valid"} & set(found):
-        name = taken.pop()
-        raise ManifestError(
-            f"--test_manifests: a test set cannot be called {name!r}: name it, {{test: "
-            f"{found[name]}}}"
-        )
+        found[name] = path
     return found
 
 
-def _conditions(where: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
-    """Column → value, from "column=value", a list of such, or a mapping."""
-    if isinstance(where, Mapping):
-        return {str(name).lower(): str(value) for name, value in where.items()}
+def _conditions(where: str | Sequence[str] | None) -> dict[str, str]:
+    """Column → value, of COLUMN=VALUE."""
     found = {}
-    for text in [where] if isinstance(where, str) else where or ():
+    for text in _several(where):
         name, equals, value = text.partition("=")
         if not equals:
             raise ManifestError(f"--train_where and its like: {text!r} is not column=value")
         found[name.strip().lower()] = value.strip()
     return found
+
+
+def _several(given: str | Sequence[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def _kept(share: float | None, training: bool) -> Callable[[Utterance], bool] | None:

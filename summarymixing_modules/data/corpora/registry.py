@@ -46,6 +46,7 @@ class CorpusSpec:
         folder_of: option that names a file in the data folder, which then need not be given.
         of_recipes: options that are keys of some recipes anyway, and no flags of the others; where
             a corpus comes in shards, these may have other values than when it was prepared.
+        error_rate: by which papers score it, "WER" (words) or "CER" (characters).
     """
 
     name: str
@@ -56,6 +57,7 @@ class CorpusSpec:
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None
     folder_of: str | None = None
     of_recipes: tuple[str, ...] = ()
+    error_rate: str = "WER"
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def register_corpus(
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None,
     folder_of: str | None = None,
     of_recipes: tuple[str, ...] = (),
+    error_rate: str = "WER",
 ) -> Callable[[_Prepare], _Prepare]:
     """Decorator that makes a preparation available as ``corpus: name``.
 
@@ -99,6 +102,7 @@ def register_corpus(
         transcripts: see `CorpusSpec`.
         folder_of: likewise.
         of_recipes: likewise.
+        error_rate: likewise.
 
     Raises:
         ValueError: the name is taken.
@@ -111,7 +115,7 @@ def register_corpus(
         own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         options = {p.name: None if p.default is p.empty else p.default for p in own}
         needed = tuple(p.name for p in own if p.default is p.empty)
-        more = (transcripts, folder_of, of_recipes)
+        more = (transcripts, folder_of, of_recipes, error_rate)
         _SPECS[name] = CorpusSpec(name, prepare, options, needed, source, *more)
         return prepare
 

@@ -184,22 +184,39 @@ def _listing(
     utterance: Callable[[Mapping[str, str]], Utterance | None],
 ) -> Listing:
     """Utterances of a list; those without a word are told and left out."""
-    if missing := [name for name in columns if name not in (rows.fieldnames or ())]:
-        raise ManifestError(f"{file}: lacks the columns {', '.join(missing)}: get it again")
     listing, empty = Listing(), list[Utterance]()
-    for row in rows:
-        try:
-            if any(row[name] is None for name in columns):
-                raise ValueError("has too few fields")
-            made = utterance(row)
-        except (ValueError, SyntaxError, TypeError, IndexError) as err:
-            where = f"{file}:{rows.line_num}"
-            reason = f"{where}: malformed line ({err}): get the list again"
-            listing.bad.append(BadFile(str(file), f"line {rows.line_num}", reason))
-            continue
-        if made is not None:
-            (listing.utterances if made.text else empty).append(made)
+    try:
+        if missing := [name for name in columns if name not in (rows.fieldnames or ())]:
+            raise ManifestError(f"{file}: lacks the columns {', '.join(missing)}: get it again")
+        for row in rows:
+            made = _made(row, f"{file}:{rows.line_num}", columns, utterance)
+            if isinstance(made, BadFile):
+                listing.bad.append(made)
+            elif made is not None:
+                (listing.utterances if made.text else empty).append(made)
+    except (csv.Error, UnicodeDecodeError, EOFError, OSError) as err:
+        raise ManifestError(
+            f"{file}: is damaged after line {rows.line_num} ({err}): get it again"
+        ) from err
     if empty:
-        named = ", ".join(entry.id for entry in empty[:10])
-        logger.warning(f"{file}: left out, without a word: {len(empty)} utterances ({named}, …)")
+        named = ", ".join(entry.id for entry in empty[:10]) + (", …" if len(empty) > 10 else "")
+        logger.warning(f"{file}: left out, without a word: {len(empty)} utterances ({named})")
     return listing
+
+
+def _made(
+    row: Mapping[str, str | None],
+    where: str,
+    columns: Sequence[str],
+    utterance: Callable[[Mapping[str, str]], Utterance | None],
+) -> Utterance | BadFile | None:
+    """The utterance of a row; None where it is of another split."""
+    fields = {name: field for name in columns if (field := row[name]) is not None}
+    try:
+        if len(fields) < len(columns):
+            raise ValueError("has too few fields")
+        return utterance(fields)
+    except (ValueError, SyntaxError, TypeError, IndexError) as err:
+        path, _, line = where.rpartition(":")
+        reason = f"{where}: malformed line ({err}): get the list again"
+        return BadFile(path, f"line {line}", reason)

@@ -45,7 +45,7 @@ from summarymixing_modules.training.recipe.kinds import (
 
 PRECISION = choice("fp32", "fp16", "bf16")
 SPLITS = list_of(TEXT, "[dev-clean, dev-other]")
-WHERE = either(TEXT, either(NAMES, OPTIONS))  # column=value
+NAMED = either(TEXT, NAMES)  # NAME=VALUE, one or more
 BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 
 _DATA: dict[str, Kind] = {
@@ -60,10 +60,10 @@ _DATA: dict[str, Kind] = {
     "encoder": PATH,  # pre-trained
     "train_manifest": PATH,
     "valid_manifest": PATH,
-    "test_manifests": either(TEXT, either(NAMES, OPTIONS)),
-    "train_where": WHERE,
-    "valid_where": WHERE,
-    "test_where": WHERE,
+    "test_manifests": NAMED,
+    "train_where": NAMED,
+    "valid_where": NAMED,
+    "test_where": NAMED,
     "train_splits": SPLITS,
     "dev_splits": SPLITS,
     "test_splits": SPLITS,
@@ -117,6 +117,8 @@ _TRAINING: dict[str, Kind] = {
     "training_steps": POSITIVE_WHOLE,
     "optimizer_step_limit": optional(POSITIVE_WHOLE),
     "number_of_epochs": POSITIVE_WHOLE,
+    "second_stage_after": optional(POSITIVE_WHOLE),
+    "second_lr": POSITIVE,
     "lr": POSITIVE,
     "final_lr": optional(NOT_NEGATIVE),
     "encoder_lr": POSITIVE,
@@ -201,6 +203,7 @@ _MODEL: dict[str, Kind] = {
     "num_layers": POSITIVE_WHOLE,
     "d_ffn": POSITIVE_WHOLE,
     "csgu_linear_units": EVEN,  # one half gates the other
+    "merge_width": optional(POSITIVE_WHOLE),
     "kernel_size": ODD,  # as many frames to the left as to the right
     "alpha": POSITIVE,
     "dropout": BELOW_ONE,

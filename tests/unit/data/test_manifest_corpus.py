@@ -89,11 +89,15 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
     ("path,text\na.wav,one\n", "no column mood, only", {"tasks": ["mood"]}),
     ("path,text\na.wav,one\n", "no column split, only", {"train_where": "split=train"}),
     ("path,text\na.wav,one\n", "'train' is not column=value", {"train_where": "train"}),
-    ("path,text,s\na.wav,one,x\n", "has no row with s=y", {"train_where": {"s": "y"}}),
+    ("path,text,s\na.wav,one,x\n", "has no row with s=y", {"train_where": "s=y"}),
     ('{"path": "a.wav", "text": "one"}\npath\n', "line 2: is no JSON", {}),
     ('{"path": "a.wav", "text": "one"}\n[1]\n', r"line 2: holds no object \{...\} but '\[1\]", {}),
     ("path,text\na.wav,one\n", "cannot be called 'train'", {"test_manifests": "train.csv"}),
-    ("path,text\na.wav,one\n", "two have one name", {"test_manifests": ["x/a.csv", "y/a.csv"]}),
+    (
+        "path,text\na.wav,one\n",
+        "cannot be called 'a' like another",
+        {"test_manifests": ["x/a.csv", "y/a.csv"]},
+    ),
     (
         "path,text\na.wav,one\n",
         "--valid_manifest=no.csv: there is no",
@@ -138,13 +142,13 @@ def test_parts_of_a_long_recording(audio: Path) -> None:
 
 def test_rows_by_column_raw_text_and_several_tests(audio: Path) -> None:
     content = "path,text,split,size\na.wav,Ärger 5!,train,x\nb.flac,two,dev,x\nc.ogg,three,test,x\n"
-    tests = {"near": str(audio / "t.csv"), "far": str(audio / "t.csv")}
+    tests = [f"near={audio}/t.csv", f"far={audio}/t.csv"]
     manifests = prepare(
         audio,
         content,
         language="raw",
         train_where=["split=train", "size=x"],
-        valid_where={"split": "dev"},
+        valid_where="Split=dev",
         test_where="split=test",
         test_manifests=tests,
     )

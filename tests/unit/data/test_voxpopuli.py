@@ -107,7 +107,7 @@ def test_empty_texts_are_named_and_left_out(
     with caplog.at_level(logging.WARNING):
         manifests = prepare(tmp_path)
     assert [row.wrd for row in read_manifest(manifests.test["test"])] == ["YES"]
-    assert f"without a word: 2 utterances ({name('test', 0)}, {name('test', 1)}" in caplog.text
+    assert f"without a word: 2 utterances ({name('test', 0)}, {name('test', 1)})" in caplog.text
 
 
 def test_missing_audio_and_malformed_lines(cut: Path, tmp_path: Path) -> None:
@@ -126,6 +126,9 @@ def test_what_is_no_corpus_is_told(cut: Path, tmp_path: Path) -> None:
         prepare(tmp_path, language="de")
     (cut / "asr_train.tsv").write_text(COLUMNS.replace("normalized_text", "text") + "\n")
     with pytest.raises(ManifestError, match="asr_train.tsv: lacks the columns normalized_text"):
+        prepare(tmp_path)
+    (cut / "asr_train.tsv").write_bytes(COLUMNS.encode() + b"\n\xff")
+    with pytest.raises(ManifestError, match="asr_train.tsv: is damaged after line"):
         prepare(tmp_path)
     (cut / "asr_train.tsv").unlink()
     with pytest.raises(ManifestError, match="asr_train.tsv: no such list"):
