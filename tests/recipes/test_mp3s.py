@@ -268,4 +268,4 @@ def test_shards_verify_the_same(encoder: Path, corpora: Path, same_from_shards: 
     """With the trials, of recordings whose names have dots."""
     head = f"--head_options={HEADS['xvector']}"
     options = [f"--encoder={encoder}", f"--data_folder={corpora}", *SMALL, head]
-    assert "trials" in same_from_shards(HPARAMS / "voxceleb_xvector.yaml", *options)["metrics"]
+    assert 0 <= same_from_shards(HPARAMS / "voxceleb_xvector.yaml", *options)["score"] <= 100
