@@ -14,7 +14,7 @@ from summarymixing_modules.cli import main
 from tests.reliability.conftest import ROOT, SPLITS, Runs, batches_read, final_states
 
 BEST_RQ = ROOT / "recipes" / "LibriSpeech" / "SSL" / "BEST-RQ" / "hparams" / "base.yaml"
-OPTIONS = {"number_of_epochs": 3, "num_encoder_layers": 1, "ckpt_interval_steps": 1}
+OPTIONS = {"num_encoder_layers": 1, "ckpt_interval_steps": 1}
 KILLS = 10
 
 
@@ -31,13 +31,14 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_ten_times(ranks: int, shards: Path, runs: Runs) -> None:
     """On one rank the reference reads files; on two, both go through windows of shards."""
-    options: dict[str, Any] = OPTIONS | {"shards": shards}
+    epochs = 3 * ranks  # enough for all kills
+    options: dict[str, Any] = OPTIONS | {"shards": shards, "number_of_epochs": epochs}
     options |= {"shard_window": 2} if ranks > 1 else {"grad_accumulation_factor": 2}
     files = {key: value for key, value in options.items() if key != "shards"}
     reference = runs.start(BEST_RQ, "reference", options if ranks > 1 else files, ranks)
     draw = random.Random(0)
     for _ in range(KILLS):
-        batch = draw.randint(2, 3)
+        batch = draw.randint(2, 3)  # of the process
         runs.start(BEST_RQ, "killed", options, ranks, kill_at_batch=batch).end(expected=-9)
     killed = runs.start(BEST_RQ, "killed", options, ranks).end()
     for got, want in zip(
@@ -46,4 +47,4 @@ def test_killed_ten_times(ranks: int, shards: Path, runs: Runs) -> None:
         assert got.pop("forwards") < want.pop("forwards")
         torch.testing.assert_close(got, want, rtol=0, atol=0)
     times = Counter(name for entry in batches_read(reference.folder) for name in entry["ids"])
-    assert len(times) == 24 and set(times.values()) == {3}
+    assert len(times) == 24 and set(times.values()) == {epochs}
