@@ -11,6 +11,7 @@ from pathlib import Path
 from summarymixing_modules._version import __version__
 from summarymixing_modules.bench.flags import add_bench_flags, add_plan_flags
 from summarymixing_modules.compat import check_environment
+from summarymixing_modules.data.shards.flags import add_shard_flags
 from summarymixing_modules.errors import TRACEBACK, explain
 from summarymixing_modules.tables.arguments import add_arguments, split_flags
 
@@ -50,6 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_plan(commands)
     _add_prepare(commands)
     _add_manifest(commands)
+    _add_shard(commands)
     _add_tables(commands)
     own, extra = split_flags(argv)
     return parser.parse_args(own, argparse.Namespace(extra=extra))
@@ -290,6 +292,27 @@ def _run_manifest(arguments: argparse.Namespace) -> int:
     rows = write_table(arguments.kind, Path(arguments.source), table)
     print(f"{table}: {rows} rows. Train with --corpus=manifest --train_manifest={table}")
     return 0
+
+
+def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    shard = commands.add_parser(
+        "shard",
+        help="the corpus of a recipe as a few large tar files, for file systems of clusters",
+        usage="%(prog)s RECIPE.yaml --data_folder=FOLDER [--KEY=VALUE of the recipe ...] "
+        "--shards FOLDER [OPTION ...]\n       %(prog)s --verify FOLDER",
+    )
+    shard.add_argument(
+        "recipe", metavar="RECIPE.yaml", nargs="?", help="give the flags of its corpus, too"
+    )
+    add_shard_flags(shard)
+    shard.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    shard.set_defaults(run=_run_shard)
+
+
+def _run_shard(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.training.data.shards import run_shard  # imports SpeechBrain
+
+    return run_shard(arguments)
 
 
 if __name__ == "__main__":

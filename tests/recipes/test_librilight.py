@@ -169,3 +169,8 @@ def test_a_variant_adds_only_keys_that_are_read(
     (tmp_path / "train.py").symlink_to(RECIPE / "train.py")
     with pytest.raises(InputError, match="Nothing reads the key 'valid_minutes' .*own.yaml, line"):
         run_recipe(variant, *TINY, f"--data_folder={librilight}")
+
+
+def test_shards_train_the_same(librilight: Path, same_from_shards: RunRecipe) -> None:
+    """Utterances are parts of recordings, which shards have cut out."""
+    same_from_shards(SMALL, *TINY, f"--data_folder={librilight}")

@@ -44,6 +44,8 @@ class CorpusSpec:
         transcripts: (data folder, splits) → their transcripts, without looking at audio; None
             where they cannot be had so.
         folder_of: option that names a file in the data folder, which then need not be given.
+        of_recipes: options that are keys of some recipes anyway, and no flags of the others; where
+            a corpus comes in shards, these may have other values than when it was prepared.
         error_rate: by which papers score it, "WER" (words) or "CER" (characters).
     """
 
@@ -54,7 +56,13 @@ class CorpusSpec:
     source: str
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None
     folder_of: str | None = None
+    of_recipes: tuple[str, ...] = ()
     error_rate: str = "WER"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The options that are flags of any recipe of this corpus, and their defaults."""
+        return {name: value for name, value in self.options.items() if name not in self.of_recipes}
 
     def about(self, option: str) -> str:
         """What the docstring says of an option, up to the end of its first line."""
@@ -83,6 +91,7 @@ def register_corpus(
     source: str,
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None,
     folder_of: str | None = None,
+    of_recipes: tuple[str, ...] = (),
     error_rate: str = "WER",
 ) -> Callable[[_Prepare], _Prepare]:
     """Decorator that makes a preparation available as ``corpus: name``.
@@ -92,6 +101,7 @@ def register_corpus(
         source: paper.
         transcripts: see `CorpusSpec`.
         folder_of: likewise.
+        of_recipes: likewise.
         error_rate: likewise.
 
     Raises:
@@ -105,7 +115,7 @@ def register_corpus(
         own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         options = {p.name: None if p.default is p.empty else p.default for p in own}
         needed = tuple(p.name for p in own if p.default is p.empty)
-        more = (transcripts, folder_of, error_rate)
+        more = (transcripts, folder_of, of_recipes, error_rate)
         _SPECS[name] = CorpusSpec(name, prepare, options, needed, source, *more)
         return prepare
 

@@ -105,4 +105,5 @@ def _sampler(train: ManifestDataset, hparams: Mapping[str, Any]) -> DynamicBatch
         shuffle=hparams["sorting"] == "random",
         batch_ordering=hparams["sorting"],
         seed=hparams["seed"],
+        shard_window=hparams.get("shard_window"),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml.comments import TaggedScalar
 
 from summarymixing_modules.data.corpora import CorpusSpec, corpus_names, corpus_spec
+from summarymixing_modules.data.shards.folder import ShardFolder
 from summarymixing_modules.training.recipe.options import ConfigError
 from summarymixing_modules.training.recipe.yaml_checks import (
     PLACEHOLDER,
@@ -19,23 +20,29 @@ from summarymixing_modules.training.recipe.yaml_checks import (
     tag_of,
 )
 
-_FOLDER = "data_folder"  # a key
+_FOLDER, _SHARDS = "data_folder", "shards"  # keys
 
 
 def with_corpus(recipe: RecipeFile, arguments: Sequence[str]) -> RecipeFile:
     """A recipe with the options of its corpus as keys, if it has not written them itself.
 
-    A corpus that knows its data folder by itself needs no ``data_folder``.
+    A corpus that knows its data folder by itself needs no ``data_folder``. Shards do not need it
+    either, and tell of which corpus they are and with which options it was prepared.
 
     Args:
         recipe: what `read_recipe` read.
-        arguments: the command line after the YAML file, which may name another corpus.
+        arguments: the command line after the YAML file, which may name another corpus, or shards.
 
     Raises:
-        InputError: there is no such corpus, or a flag is an option of other corpora only.
+        InputError: there is no such corpus, or there are no such shards; or a flag is an option of
+            other corpora only.
     """
+    if is_record(recipe.file):
+        return recipe
+    if shards := _shards(recipe, arguments):
+        return _with_shards(recipe, ShardFolder.read(Path(shards)), arguments)
     name = _argument(arguments, "corpus") or recipe.tree.get("corpus")
-    if name is None or is_record(recipe.file):
+    if name is None:
         return recipe
     spec = corpus_spec(str(name))
     for flag in (argument.removeprefix("--").partition("=")[0] for argument in arguments):
@@ -44,12 +51,35 @@ def with_corpus(recipe: RecipeFile, arguments: Sequence[str]) -> RecipeFile:
     needed = TaggedScalar("", None, PLACEHOLDER)
     more = {
         option: needed if option in spec.needed else _listed(default)
-        for option, default in spec.options.items()
+        for option, default in spec.flags.items()
         if option not in recipe.tree
     }
     if spec.folder_of is not None and tag_of(recipe.tree.get(_FOLDER)) == PLACEHOLDER:
         more[_FOLDER] = None
-    parts = {**recipe.parts, Path(f"--corpus={name}"): more} if more else recipe.parts
+    return _with_more(recipe, str(name), more)
+
+
+def _shards(recipe: RecipeFile, arguments: Sequence[str]) -> str | None:
+    """The folder of shards that a recipe, which knows of such, is to read."""
+    if _SHARDS not in recipe.tree:
+        return None
+    given = _argument(arguments, _SHARDS) or recipe.tree[_SHARDS]
+    return None if given is None or given in ("null", "~") else str(given)
+
+
+def _with_shards(recipe: RecipeFile, folder: ShardFolder, arguments: Sequence[str]) -> RecipeFile:
+    if _argument(arguments, _FOLDER) not in (None, "null"):
+        raise ConfigError(
+            f"--{_FOLDER} and --{_SHARDS} say where the corpus is, both: give one of them."
+        )
+    spec = corpus_spec(folder.corpus)
+    own = {name: value for name, value in folder.options.items() if name in spec.flags}
+    return _with_more(recipe, folder.corpus, {"corpus": folder.corpus, **own, _FOLDER: None})
+
+
+def _with_more(recipe: RecipeFile, corpus: str, more: dict[str, Any]) -> RecipeFile:
+    """A recipe with keys that its corpus brings."""
+    parts = {**recipe.parts, Path(f"--corpus={corpus}"): more} if more else recipe.parts
     return replace(recipe, tree={**recipe.tree, **more}, parts=parts)
 
 

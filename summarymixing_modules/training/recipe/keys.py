@@ -51,6 +51,8 @@ BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 _DATA: dict[str, Kind] = {
     "corpus": TEXT,  # its registry says which there are
     "data_folder": PATH,
+    "shards": optional(PATH),
+    "shard_window": optional(POSITIVE_WHOLE),
     "output_folder": PATH,
     "save_folder": PATH,
     "init_from": optional(PATH),
@@ -221,6 +223,8 @@ _MODEL: dict[str, Kind] = {
     "decoder_mixer_options": OPTIONS,
     "decoder_nhead": optional(POSITIVE_WHOLE),
     "d_embedding": optional(POSITIVE_WHOLE),
+    "d_output": POSITIVE_WHOLE,
+    "hidden_size": POSITIVE_WHOLE,
     "normalize_before": BOOLEAN,
     "predictor_size": POSITIVE_WHOLE,
     "predictor_dropout": BELOW_ONE,

@@ -51,6 +51,7 @@ FREE_KEYS = frozenset(
         "output_folder",
         "prep_workers",
         "save_folder",
+        "shards",  # likewise
         "skip_prep",
         "streaming_matrix",
         "train_manifest",
