@@ -25,6 +25,7 @@ from summarymixing_modules.mixers.linformer import Linformer
 from summarymixing_modules.mixers.localattention import LocalAttention
 from summarymixing_modules.mixers.mamba import Mamba, MambaDirection
 from summarymixing_modules.mixers.performer import Performer
+from summarymixing_modules.mixers.pom import PoM
 from summarymixing_modules.mixers.summary_mixing import SummaryMixing
 from summarymixing_modules.mixers.summary_statistics import (
     DecayedMean,
@@ -294,6 +295,24 @@ def naive_performer(
     return mixer.projections.output(y_BHTE)
 
 
+def naive_pom(
+    mixer: PoM,
+    x_BTD: Tensor,
+    padding_BT: Tensor | None = None,
+    chunk_size: int | None = None,
+    left_context_size: int | None = None,
+) -> Tensor:
+    """Every g, p and H as tensors of k·E features for every frame; T×T means in chunks."""
+    factors_BTKE = F.gelu(mixer.factors(x_BTD)).unflatten(-1, (mixer.degree, -1))
+    p_BTP = factors_BTKE.cumprod(dim=2).flatten(2)
+    chunks = Chunks.of(chunk_size, left_context_size)
+    if chunks is None:
+        mean_BTP = _utterance_means(p_BTP, padding_BT)
+    else:
+        mean_BTP = naive_means(p_BTP, padding_BT, chunks)
+    return mixer.norm(mixer.output(mixer.gate(x_BTD).sigmoid() * mean_BTP))
+
+
 def naive_bigbird(mixer: BigBird, x_BTD: Tensor, padding_BT: Tensor | None = None) -> Tensor:
     """One T×T mask, block after block in plain Python."""
     query, key, value = mixer.projections(x_BTD)
@@ -320,5 +339,6 @@ NAIVE: dict[type[nn.Module], Callable[..., Tensor]] = {
     LocalAttention: naive_local_attention,
     Mamba: naive_mamba,
     Performer: naive_performer,
+    PoM: naive_pom,
     SummaryMixing: naive_summary_mixing,
 }
