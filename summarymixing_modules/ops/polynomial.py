@@ -1,8 +1,9 @@
-"""The two halves of polynomial mixing (arXiv 2411.12663) that are elementwise, without their tensors.
+"""Polynomial mixing (arXiv 2411.12663) without keeping what its elementwise halves make.
 
-A frame makes k·E numbers for the mean, k·E for the gate, and E = D·d is twice the model's width or
-more, so what is kept decides what the mixer costs. Kept for backward are the outputs of the two
-Linears; monomials, gates and their product with the mean are computed again, degree by degree.
+Every frame makes k·E numbers for the mean and as many for the gate, where E = D·d is twice the
+model's width or more: what is kept of them decides what the mixer costs. Kept for backward are the
+outputs of the two Linears; monomials, gates and their product with the mean are computed again. (One
+product for both Linears is no faster, and its halves would have to be put together for backward.)
 
 Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D model features, E features of a
 degree, P = k·E.

@@ -5,7 +5,6 @@ Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D features.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, sliding_sum
