@@ -268,7 +268,7 @@ def _norm(size: int, present: bool) -> nn.Module:
 @register_mixer(
     "SummaryMixing",
     SummaryMixing.capabilities,
-    source="arXiv 2307.07421, 2409.07165",
+    source="arXiv 2307.07421, 2409.07165, 2602.09043",
     forms=FORMS,
 )
 def build_summary_mixing(

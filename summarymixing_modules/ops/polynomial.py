@@ -2,8 +2,8 @@
 
 Every frame makes k·E numbers for the mean and as many for the gate, where E = D·d is twice the
 model's width or more: what is kept of them decides what the mixer costs. Kept for backward are the
-outputs of the two Linears; monomials, gates and their product with the mean are computed again. (One
-product for both Linears is no faster, and its halves would have to be put together for backward.)
+outputs of the two Linears; monomials, gates and their product with the mean are computed again.
+(One product for both Linears is no faster, and its halves would have to be joined for backward.)
 
 Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D model features, E features of a
 degree, P = k·E.
