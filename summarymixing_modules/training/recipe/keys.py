@@ -254,6 +254,7 @@ _MIXER: dict[str, Kind] = {
     "global_dropout": optional(BELOW_ONE),
     "hypernet_size": optional(POSITIVE_WHOLE),
     "summary_statistic": choice(*STATISTICS),
+    "summary_window": optional(either(POSITIVE_WHOLE, SIZES)),
     "local_proj": BOOLEAN,
     "summary_proj": BOOLEAN,
     "combiner": BOOLEAN,
