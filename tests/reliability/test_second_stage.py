@@ -38,9 +38,8 @@ def test_killed_in_either_stage_and_resumed_is_bit_equal(
         runs.start(AISHELL, "killed", OPTIONS, ranks, kill_at_batch=kill).end(expected=-9)
     runs.start(AISHELL, "killed", OPTIONS, ranks).end()
     for got, want in zip(final_states(folder, ranks), final_states(reference, ranks), strict=True):
-        for state in (got, want):
-            state["schedule"].pop("current_lr")  # of its last call, which is in the first stage
-        assert got.pop("forwards") < want.pop("forwards"), "the last process did not do it all"
-        torch.testing.assert_close(got, want, rtol=0, atol=0)
+        assert got["forwards"] < want["forwards"], "the last process did not do it all"
+        for part in ("model", "optimizers", "normalize", "steps"):
+            torch.testing.assert_close(got[part], want[part], rtol=0, atol=0)
     log = (folder / "train_log.txt").read_text().splitlines()
     assert "lr: 1.00e-03" in log[1] and "lr: 1.00e-03" not in log[0]
