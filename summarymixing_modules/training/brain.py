@@ -31,6 +31,7 @@ from summarymixing_modules.training.run.checkpoints import RANKING, AtomicCheckp
 from summarymixing_modules.training.run.order import count_batches, with_order
 from summarymixing_modules.training.run.report import write_report
 from summarymixing_modules.training.run.resume import tell_ranks_apart
+from summarymixing_modules.training.scores.error_rates import in_error_rate
 from summarymixing_modules.training.scores.monitors import Monitor, Monitors
 from summarymixing_modules.training.scores.score import Score
 from summarymixing_modules.training.scores.test_sets import Evaluated, TestSets
@@ -104,7 +105,8 @@ class SafeBrain(SafeStepBrain):
                 "saves would leave a checkpoint that cannot be loaded."
             )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        self._score_as_published()
+        self.ranking = in_error_rate(self.ranking, self.error_rate)
+        self.headlines = in_error_rate(self.headlines, self.error_rate)
         self.averaged_checkpoints = 0
         self.scores: dict[str, Any] = {}
         monitored = self.make_monitor() is not None
@@ -137,14 +139,6 @@ class SafeBrain(SafeStepBrain):
         optimizer, checkpointer = hparams.get("opt_class"), hparams["checkpointer"]
         return cls(hparams["modules"], optimizer, hparams, recipe.run_opts, checkpointer)
 
-    def _score_as_published(self) -> None:
-        """Rank, and report on top, by characters where the corpus is scored by them."""
-        corpus = self.option("corpus")
-        rate = "WER" if corpus is None else corpus_spec(corpus).error_rate
-        if rate != "WER" and "WER" in {*self.ranking.values(), *self.headlines.values()}:
-            self.ranking = {k: rate if key == "WER" else key for k, key in self.ranking.items()}
-            self.headlines = {f"test_{rate.lower()}": rate, **self.headlines}
-
     # ---- for recipes ----------------------------------------------------------------------------
 
     def make_scores(self, stage: sb.Stage, epoch: int | None) -> dict[str, Score]:
@@ -159,6 +153,17 @@ class SafeBrain(SafeStepBrain):
     def make_rates(self) -> PartRates | None:
         """Optimizers and schedules for parts of the model; None for one and the scheduler."""
         return None
+
+    @property
+    def error_rate(self) -> str:
+        """What transcripts are scored by: the key ``error_rate``, or what papers score by.
+
+        "WER" (words) or "CER" (characters).
+        """
+        given, corpus = self.option("error_rate"), self.option("corpus")
+        if given is not None:
+            return str(given)
+        return "WER" if corpus is None else corpus_spec(corpus).error_rate
 
     def training_state(self) -> dict[str, float]:
         """Figures beside the monitor's that say how far the training is."""

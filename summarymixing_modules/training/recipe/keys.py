@@ -267,6 +267,7 @@ _STREAMING: dict[str, Kind] = {
 _DECODING: dict[str, Kind] = {
     "valid_beam_size": POSITIVE_WHOLE,
     "test_beam_size": POSITIVE_WHOLE,
+    "error_rate": optional(choice("WER", "CER")),
     "test_beam_options": OPTIONS,
     "max_symbols": POSITIVE_WHOLE,
     "max_expansions": POSITIVE_WHOLE,
