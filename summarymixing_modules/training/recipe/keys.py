@@ -83,6 +83,7 @@ _DATA: dict[str, Kind] = {
     "clips_folder": PATH,
     "language": TEXT,
     "keep_digits": BOOLEAN,
+    "split_apostrophes": BOOLEAN,
     "fold": either(choice("all"), whole(1, 10)),
     "trials_file": optional(PATH),
     "words": optional(NAMES),
