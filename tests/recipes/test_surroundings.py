@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from summarymixing_modules.errors import InputError
 from tests.recipes.tiny import TINY_SIZES, built, flags_for
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "LibriSpeech"
@@ -43,6 +44,11 @@ def test_recipes_train_among_noise(
     more = {} if hparams == CTC else {"mixing_prob": 0.5}
     result = run_recipe(hparams, *flags_for(hparams, tiny, **more, **around), "--debug")
     assert result["optimizer_steps"] > 0 and result["skipped_steps"] == 0
+
+
+def test_flags_without_recordings_are_told(run_recipe: RunRecipe) -> None:
+    with pytest.raises(InputError, match="--rir_prob means nothing.*give --rir_manifest"):
+        run_recipe(CTC, *flags_for(CTC, TINY, rir_prob=0.5), "--debug")
 
 
 @pytest.mark.parametrize("hparams", [BEST_RQ, WAV2VEC2], ids=lambda path: path.parts[-3])

@@ -51,6 +51,24 @@ def check_together(values: Values, given: Collection[str]) -> None:
     for check in _CHECKS:
         check(values)
     _check_chunks_are_used(values, given)
+    _check_surroundings(values, given)
+
+
+#: What is added to utterances → the flags that are about it.
+_OF_RECORDINGS = {
+    "noise_manifest": ("noise_prob", "noise_snr_low", "noise_snr_high"),
+    "rir_manifest": ("rir_prob",),
+}
+
+
+def _check_surroundings(values: Values, given: Collection[str]) -> None:
+    """Flags of noise or rooms mean nothing without recordings."""
+    for manifest, keys in _OF_RECORDINGS.items():
+        idle = [key for key in keys if key in given]
+        if idle and values.get(manifest) is None:
+            raise ConfigError(
+                f"--{idle[0]} means nothing without recordings: give --{manifest}, or leave it out."
+            )
 
 
 def check_machine(values: Values) -> None:
