@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from summarymixing_modules._version import __version__
 from summarymixing_modules.bench.flags import add_bench_flags, add_plan_flags
 from summarymixing_modules.compat import check_environment
+from summarymixing_modules.data.shards.flags import add_shard_flags
 from summarymixing_modules.errors import TRACEBACK, explain
 from summarymixing_modules.tables.arguments import add_arguments, split_flags
 
@@ -48,6 +50,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_bench(commands)
     _add_plan(commands)
     _add_prepare(commands)
+    _add_manifest(commands)
+    _add_shard(commands)
     _add_tables(commands)
     own, extra = split_flags(argv)
     return parser.parse_args(own, argparse.Namespace(extra=extra))
@@ -266,6 +270,49 @@ def _run_prepare(arguments: argparse.Namespace) -> int:
     from summarymixing_modules.training.recipe.prepare import run_prepare  # imports SpeechBrain
 
     return run_prepare(arguments.recipe, arguments.flags)
+
+
+def _add_manifest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    manifest = commands.add_parser(
+        "manifest", help="a table for --corpus=manifest of what other programs keep"
+    )
+    add = manifest.add_argument
+    add(
+        "source", metavar="SOURCE", help="a folder of Hugging Face's save_to_disk, or Lhotse's cuts"
+    )
+    add("--from", dest="kind", required=True, choices=("hf", "lhotse"), help="what wrote it")
+    add("--out", required=True, metavar="TABLE", help="the table to write, as JSON lines")
+    manifest.set_defaults(run=_run_manifest)
+
+
+def _run_manifest(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.data.table_sources import write_table  # imports torch
+
+    table = Path(arguments.out)
+    rows = write_table(arguments.kind, Path(arguments.source), table)
+    print(f"{table}: {rows} rows. Train with --corpus=manifest --train_manifest={table}")
+    return 0
+
+
+def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    shard = commands.add_parser(
+        "shard",
+        help="the corpus of a recipe as a few large tar files, for file systems of clusters",
+        usage="%(prog)s RECIPE.yaml --data_folder=FOLDER [--KEY=VALUE of the recipe ...] "
+        "--shards FOLDER [OPTION ...]\n       %(prog)s --verify FOLDER",
+    )
+    shard.add_argument(
+        "recipe", metavar="RECIPE.yaml", nargs="?", help="give the flags of its corpus, too"
+    )
+    add_shard_flags(shard)
+    shard.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    shard.set_defaults(run=_run_shard)
+
+
+def _run_shard(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.training.data.shards import run_shard  # imports SpeechBrain
+
+    return run_shard(arguments)
 
 
 if __name__ == "__main__":

@@ -35,21 +35,16 @@ from summarymixing_modules.bundles.kinds import (
 )
 from summarymixing_modules.bundles.manifest import RUN_FILE
 from summarymixing_modules.bundles.run import RunContent, mixer_of, saved_tensors
-from summarymixing_modules.conversion.models import (
-    LANGUAGE_MODEL,
-    MODELS,
-    Converted,
-    Part,
-    language_model,
-    parts_of,
-    speech_model,
-)
+from summarymixing_modules.conversion.language_models import LANGUAGE_MODELS, language_model
+from summarymixing_modules.conversion.models import MODELS, speech_model
+from summarymixing_modules.conversion.parts import Converted, Part, parts_of
 from summarymixing_modules.conversion.yaml_file import YamlFile
 from summarymixing_modules.data.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from summarymixing_modules.data.text.tokenizers import BLANK_INDEX, BOS_INDEX, EOS_INDEX
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import AttentionCTCModel
 from summarymixing_modules.models.asr.language_model import LanguageModel
+from summarymixing_modules.models.asr.recurrent_language_model import RecurrentLanguageModel
 from summarymixing_modules.models.describe import describe
 from summarymixing_modules.training.lm_folder import save_language_model
 
@@ -110,12 +105,13 @@ def convert(
     folder, target = _checkpoint_folder(Path(folder)), Path(output)
     file = YamlFile(_yaml_above(folder) if yaml is None else Path(yaml))
     parts, left_out = _read_parts(folder, file)
-    models = [part for part in parts if part.block.name != LANGUAGE_MODEL]
-    speech = speech_model(models) if models else None
-    language = [language_model(part) for part in parts if part.block.name == LANGUAGE_MODEL]
+    models = [part for part in parts if part.block.name not in LANGUAGE_MODELS]
+    speech = speech_model(models, file.one("Transducer_joint")) if models else None
+    language = [language_model(part) for part in parts if part.block.name in LANGUAGE_MODELS]
     tokenizer = None
     if language or (speech is not None and not speech.trained_as):
-        decodes = bool(language) or (speech and isinstance(speech.model, AttentionCTCModel))
+        made = [found.model for found in (speech, *language) if found is not None]
+        decodes = any(isinstance(model, AttentionCTCModel | LanguageModel) for model in made)
         _check_indices(file, {**_BLANK, **(_MARKS if decodes else {})})
         tokenizer = _find_tokenizer(folder)
     dropped = [name for made in (speech, *language) if made is not None for name in made.dropped]
@@ -128,7 +124,7 @@ def convert(
         write_bundle(_content(folder, file, speech, tokenizer), target)
     if lm_folder is not None:
         model = language[0].model
-        assert tokenizer is not None and isinstance(model, LanguageModel)
+        assert isinstance(model, LanguageModel | RecurrentLanguageModel) and tokenizer is not None
         save_language_model(model, tokenizer, lm_folder)
     return Conversion(target if speech is not None else None, lm_folder, dropped, left_out)
 

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+import torch
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer import TransformerASR as stock
-from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
-from torch import Tensor, nn
+from speechbrain.nnet.transducer.transducer_joint import Transducer_joint
+from torch import nn
 
-from summarymixing_modules.bundles.assemble import check_tensors
 from summarymixing_modules.conversion import names
+from summarymixing_modules.conversion.language_models import LANGUAGE_MODELS
+from summarymixing_modules.conversion.parts import (
+    Converted,
+    Part,
+    activation,
+    fill,
+    refuse,
+    refuse_value,
+    require,
+    single,
+)
 from summarymixing_modules.conversion.yaml_file import Block
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.models import (
     AttentionCTCModel,
     ConvFrontEnd2d,
     CTCModel,
+    TransducerModel,
     TransformerASR,
 )
 from summarymixing_modules.models.acoustic import AcousticEncoder
-from summarymixing_modules.models.asr.language_model import LanguageModel
 
 #: Arguments of blocks → the value that can be converted.
 _FRONT_END_FIXED = {
@@ -36,12 +45,7 @@ _FRONT_END_FIXED = {
     "padding": "same",
 }
 _TRANSFORMER_FIXED = {"normalize_before": True}
-_LM_FIXED = {
-    "num_decoder_layers": 0,
-    "positional_encoding": "fixed_abs_sine",
-    "causal": True,
-    "attention_type": "regularMHA",
-}
+_JOINT_FIXED = {"joint": "sum", "nonlinearity": "GELU"}
 _TRANSFORMER_SAME = (
     *("tgt_vocab", "input_size", "d_model", "nhead", "num_encoder_layers", "num_decoder_layers"),
     *("d_ffn", "dropout", "activation", "kernel_size", "bias", "encoder_module"),
@@ -66,109 +70,29 @@ _LEFT_OUT = {
     "Transducer_joint": "a transducer",
     "Linear": "",
 }
-LANGUAGE_MODEL = "TransformerLM"
+#: What a transducer has beside its encoder: class, or key of a Linear → where its tensors go.
+_TRANSDUCER: dict[str, list[names.Rule]] = {
+    "Embedding": names.renamed("Embedding.weight", to="predictor.embedding."),
+    "LSTM": names.moved(r"rnn\.(\w+_l0)", r"predictor.lstm.\1"),
+    "proj_enc": names.moved(r"w\.(weight|bias)", r"joint.encoder.\1"),
+    "proj_dec": names.moved(r"w\.(weight)", r"joint.predictor.\1"),
+    "transducer_lin": names.moved(r"w\.(weight|bias)", r"joint.output.\1"),
+    "proj_ctc": names.moved(r"w\.(weight|bias)", r"ctc_output.\1"),
+}
 #: Classes whose weights are read; what else a checkpoint keeps is the state of a training.
 MODELS = (
     *("ModuleList", "Sequential", "EncoderWrapper", "TransformerASR", "ConvolutionFrontEnd"),
-    LANGUAGE_MODEL,
+    *LANGUAGE_MODELS,
     *_LEFT_OUT,
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A block whose weights a checkpoint holds.
-
-    Attributes:
-        block: of the YAML file.
-        tensors: by their names in the block.
-    """
-
-    block: Block
-    tensors: names.Tensors
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A model with its weights.
-
-    Attributes:
-        model: in eval mode.
-        trained_as: what was trained, where only the encoder is kept.
-        dropped: names of what is left out on purpose.
-    """
-
-    model: nn.Module
-    trained_as: str
-    dropped: list[str]
-
-
-def parts_of(block: Block, tensors: Mapping[str, Tensor], prefix: str = "") -> list[Part]:
-    """The blocks of a ``ModuleList`` with their tensors, or the block itself.
+def speech_model(parts: Sequence[Part], joint: Block | None = None) -> Converted:
+    """A recogniser with a decoder and CTC, with CTC alone, or a transducer; of others, the encoder.
 
     Args:
-        block: what the tensors belong to.
-        tensors: of the block.
-        prefix: of their names in the checkpoint's file.
-
-    Raises:
-        InputError: tensors of no block.
-    """
-    if block.name == "EncoderWrapper":
-        inside = block.arguments.get("transformer", *block.items[:1])
-        return _inside([("transformer", inside)], block, tensors, prefix)
-    if block.name in ("ModuleList", "Sequential") and not block.arguments:
-        items = block.items[0] if block.name == "ModuleList" else block.items
-        return _inside([(str(k), item) for k, item in enumerate(items)], block, tensors, prefix)
-    return [Part(block, dict(tensors))]
-
-
-def _inside(
-    blocks: Sequence[tuple[str, Any]], of: Block, tensors: Mapping[str, Tensor], prefix: str
-) -> list[Part]:
-    left, found = dict(tensors), []
-    for name, block in blocks:
-        own = {key: left.pop(key) for key in list(left) if key.startswith(f"{name}.")}
-        bare = {key.removeprefix(f"{name}."): tensor for key, tensor in own.items()}
-        if isinstance(block, Block):
-            found += parts_of(block, bare, f"{prefix}{name}.")
-        else:
-            left |= own
-    refuse([prefix + name for name in left], of.key)
-    return found
-
-
-def refuse(left: Sequence[str], where: str) -> None:
-    """Raises InputError if tensors have no place in our models; names all of them."""
-    if left:
-        raise InputError(
-            f"{where} has tensors that our models have no place for: {', '.join(sorted(left))}. "
-            "Nothing is left out in silence, so this checkpoint is not converted."
-        )
-
-
-def language_model(part: Part) -> Converted:
-    """A ``TransformerLM``.
-
-    Raises:
-        InputError: arguments or tensors that cannot be converted.
-    """
-    given = part.block.bind(TransformerLM)
-    _require(part.block, given, _LM_FIXED)
-    kept = ("vocab", "d_model", "nhead", "d_ffn", "dropout", "d_embedding", "normalize_before")
-    model = LanguageModel(
-        **{name: given[name] for name in kept},
-        num_layers=given["num_encoder_layers"],
-        activation=_activation(part.block, given, "activation"),
-    )
-    tensors = dict(part.tensors)
-    dropped = names.drop_from_sizes(tensors)
-    _fill(model, tensors, part.block.key)
-    return Converted(model.eval(), "", dropped)
-
-
-def speech_model(parts: Sequence[Part]) -> Converted:
-    """A recogniser with a decoder and CTC or with CTC alone, or, of other models, the encoder.
+        parts: what the checkpoint holds.
+        joint: of a transducer, which has no weights.
 
     Raises:
         InputError: a part, an argument or a tensor that cannot be converted.
@@ -189,7 +113,10 @@ def speech_model(parts: Sequence[Part]) -> Converted:
     model: nn.Module = AcousticEncoder(front_end, transformer)
     heads = [by_name.pop(name) for name in ("ctc_lin", "seq_lin") if name in by_name]
     trained_as = ""
-    if by_name or not heads:
+    if set(_TRANSDUCER) == set(by_name) and not heads and joint is not None:
+        model, more = _transducer(front_end, transformer, by_name, joint)
+        tensors |= more
+    elif by_name or not heads:
         trained_as, dropped = _left_out([*heads, *by_name.values()])
         found.dropped += dropped
     elif len(heads) == 2:
@@ -201,8 +128,39 @@ def speech_model(parts: Sequence[Part]) -> Converted:
         tensors |= names.translate(dict(heads[0].tensors), names.PLAIN_LINEAR, "output.")
     else:
         raise InputError("a model with a decoder and without ctc_lin cannot be converted.")
-    _fill(model, tensors, "the checkpoint")
+    fill(model, tensors, "the checkpoint")
     return Converted(model.eval(), trained_as, found.dropped)
+
+
+def _transducer(
+    front_end: ConvFrontEnd2d, transformer: TransformerASR, parts: Mapping[str, Part], joint: Block
+) -> tuple[TransducerModel, names.Tensors]:
+    """A transducer, and the tensors that it has beside its encoder."""
+    require(joint, joint.bind(Transducer_joint), _JOINT_FIXED)
+    tensors: names.Tensors = {}
+    for name, rules in _TRANSDUCER.items():
+        left = dict(parts[name].tensors)
+        tensors |= names.translate(left, rules)
+        refuse(list(left), parts[name].block.key)
+    vocabulary, one_hot_size = tensors["predictor.embedding.Embedding.weight"].shape
+    if one_hot_size != vocabulary - 1:
+        refuse_value(parts["Embedding"].block, "consider_as_one_hot", False, True)
+    joint_size, predictor_size = tensors["joint.predictor.weight"].shape
+    # Its layers into and out of the joint have no bias; ours do.
+    tensors.setdefault("joint.encoder.bias", torch.zeros(joint_size))
+    tensors.setdefault("joint.output.bias", torch.zeros(vocabulary))
+    model = TransducerModel(
+        front_end,
+        transformer,
+        vocabulary,
+        predictor_size,
+        joint_size,
+        embedding_dropout=0.2,  # as in its recipe, whose keys for them have no fixed place
+        dropout=0.1,
+        one_hot=True,
+        ctc_on_joint=True,
+    )
+    return model, tensors
 
 
 def _left_out(parts: Sequence[Part]) -> tuple[str, list[str]]:
@@ -211,8 +169,8 @@ def _left_out(parts: Sequence[Part]) -> tuple[str, list[str]]:
         if part.block.name not in _LEFT_OUT:
             raise InputError(
                 f"{part.block.key} is a {part.block.name}, which cannot be converted: only models "
-                "of a ConvolutionFrontEnd, a TransformerASR, ctc_lin and seq_lin can, and the "
-                "encoders of BEST-RQ and of transducers."
+                "of a ConvolutionFrontEnd, a TransformerASR, ctc_lin and seq_lin can, transducers, "
+                "and the encoders of BEST-RQ."
             )
     trained = {_LEFT_OUT[part.block.name] for part in parts} - {""}
     dropped = [f"{part.block.key}.{name}" for part in parts for name in part.tensors]
@@ -226,13 +184,13 @@ def _front_end(part: Part) -> tuple[ConvFrontEnd2d, names.Tensors]:
         given[name][:blocks] for name in ("out_channels", "kernel_sizes", "strides")
     )
     for name in ("residuals", "dilations"):
-        given[name] = _single(part.block, name, given[name][:blocks])
-    _require(part.block, given, _FRONT_END_FIXED)
+        given[name] = single(part.block, name, given[name][:blocks])
+    require(part.block, given, _FRONT_END_FIXED)
     model = ConvFrontEnd2d(
         input_size=given["input_shape"][-1],
         channels=channels,
-        kernel_size=_single(part.block, "kernel_sizes", kernels),
-        stride=_single(part.block, "strides", strides),
+        kernel_size=single(part.block, "kernel_sizes", kernels),
+        stride=single(part.block, "strides", strides),
         dropout=given["dropout"],
         padding_mode="reflect",
     )
@@ -246,12 +204,12 @@ def _transformer(part: Part) -> tuple[TransformerASR, names.Translation]:
     block = part.block
     more = (*_SUMMARY, *_SUMMARY_SIZES)
     given = block.bind(stock.TransformerASR, more)
-    _require(block, given, _TRANSFORMER_FIXED)
+    require(block, given, _TRANSFORMER_FIXED)
     mixer, causal = given["attention_type"], given["causal"]
     if mixer not in (*names.MIXERS, "SummaryMixing"):
-        _refuse_value(block, "attention_type", mixer, " or ".join([*names.MIXERS, "SummaryMixing"]))
+        refuse_value(block, "attention_type", mixer, " or ".join([*names.MIXERS, "SummaryMixing"]))
     if causal is None or (causal and mixer not in _CAUSAL):
-        _refuse_value(block, "causal", causal, "False")
+        refuse_value(block, "causal", causal, "False")
     summary = {name: given[name] for name in _SUMMARY if name in given}
     if mixer == "SummaryMixing":
         summary.setdefault("mode", "SummaryMixing")
@@ -261,7 +219,7 @@ def _transformer(part: Part) -> tuple[TransformerASR, names.Translation]:
     arguments = {name: given[name] for name in _TRANSFORMER_SAME}
     for name in arguments:
         if name.endswith("activation"):
-            arguments[name] = _activation(block, given, name)
+            arguments[name] = activation(block, given, name)
     model = TransformerASR(
         **{**arguments, "nhead": found.nhead or given["nhead"]},
         decoder_nhead=given["nhead"],
@@ -272,41 +230,5 @@ def _transformer(part: Part) -> tuple[TransformerASR, names.Translation]:
     return model, found
 
 
-def _fill(model: nn.Module, tensors: names.Tensors, where: str) -> None:
-    """Loads the weights; buffers that are made from sizes stay as the model has made them."""
-    wanted = model.state_dict()
-    tensors |= {n: tensor for n, tensor in wanted.items() if names.FROM_SIZES.fullmatch(n)}
-    refuse([name for name in tensors if name not in wanted], where)
-    check_tensors(wanted, tensors)
-    model.load_state_dict(tensors)
-
-
 def _outputs(head: Part) -> int:
     return int(head.tensors["w.weight"].shape[0])
-
-
-def _single(block: Block, name: str, values: Sequence[Any]) -> Any:
-    if len(set(values)) != 1:
-        _refuse_value(block, name, values, "one value for all")
-    return values[0]
-
-
-def _activation(block: Block, given: Mapping[str, Any], name: str) -> type[nn.Module]:
-    value = given[name]
-    if not isinstance(value, type):
-        _refuse_value(block, name, getattr(value, "name", value), "`!name:` of an activation")
-    return value
-
-
-def _require(block: Block, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    for name, wanted in fixed.items():
-        value = given[name]
-        value = getattr(value, "name", getattr(value, "__name__", value))
-        if value != wanted:
-            _refuse_value(block, name, value, wanted)
-
-
-def _refuse_value(block: Block, name: str, value: Any, wanted: Any) -> None:
-    raise InputError(
-        f"{block.key}: a {block.name} with {name}={value} cannot be converted, only with {wanted}."
-    )

@@ -58,9 +58,14 @@ def _row(bias_NO: Tensor) -> Tensor:
     return bias_NO[:, None]
 
 
-def _renamed(*names: str, to: str = "", change: Callable[[Tensor], Tensor] = same) -> list[Rule]:
+def moved(pattern: str, name: str) -> list[Rule]:
+    """A rule for tensors that only get another name."""
+    return [(pattern, name, same)]
+
+
+def renamed(*names: str, to: str = "") -> list[Rule]:
     """Rules for names that only get something in front."""
-    return [(f"({name})", rf"{to}\1", change) for name in names]
+    return [(f"({name})", rf"{to}\1", same) for name in names]
 
 
 FRONT_END: list[Rule] = [
@@ -70,23 +75,23 @@ FRONT_END: list[Rule] = [
     (r"convblock_(\d+)\.convs\.norm_0\.norm\.(weight|bias)", r"norms.\1.\2", same),
 ]
 #: nn.Linear instead of SpeechBrain's Linear.
-PLAIN_LINEAR: list[Rule] = [(r"w\.(weight|bias)", r"\1", same)]
+PLAIN_LINEAR = moved(r"w\.(weight|bias)", r"\1")
 _DECODER = r"(decoder\.layers\.\d+\.self_attn\.)"
 TRANSFORMER: list[Rule] = [
     (rf"{_DECODER}(att\..+)", r"\1mixer.attention.\2", same),
     (r"(.+\.merge_proj\.)linear\.w\.(weight|bias)", r"\g<1>0.\2", same),
     (r"(.+\.merge_proj\.)linear_0\.w\.(weight|bias)", r"\g<1>2.\2", same),
-    *_renamed(".+"),
+    *renamed(".+"),
 ]
 _NETWORKS = {"w1_gen": "first", "w2_gen": "second"}
 _HYPER_LAYERS = {"fc1": "hidden", "fc2": "output"}
 #: attention_type → rules for the names in a layer's mixer
 MIXERS: dict[str, list[Rule]] = {
-    "RelPosMHAXL": _renamed(
+    "RelPosMHAXL": renamed(
         *("in_proj_weight", r"out_proj\..+", r"linear_pos\..+", "pos_bias_[uv]"), to="attention."
     ),
-    "regularMHA": _renamed(r"att\..+", to="attention."),
-    "RoPEMHA": _renamed("in_proj_weight", r"out_proj\..+"),
+    "regularMHA": renamed(r"att\..+", to="attention."),
+    "RoPEMHA": renamed("in_proj_weight", r"out_proj\..+"),
     "hypermixing": [
         (r"layer_norm\.(weight|bias)", r"norm.\1", same),
         *(

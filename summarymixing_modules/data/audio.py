@@ -10,18 +10,28 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from torchaudio.transforms import Resample
 
 from summarymixing_modules.data.files import printable
+from summarymixing_modules.data.shards.members import Member, MemberError
+from summarymixing_modules.data.sphere import sphere_compression, sphere_samples
 from summarymixing_modules.errors import InputError
 
 StrPath = str | os.PathLike[str]
+SampleKind: TypeAlias = Literal["float32", "float64", "int16", "int32"]
 
 #: Of every corpus, Hz.
 SAMPLE_RATE = 16000
+#: What libsndfile decodes, by the ends of file names.
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".au"}
+)
 
 #: libsndfile's log of a WAV file that promises more data than the file holds.
 _WAV_SHORTER_THAN_PROMISED = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -93,7 +103,7 @@ def read_audio(
     """Decode audio, or a part of it, of which nothing else is read; mixed down and resampled.
 
     Args:
-        path: any format that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3).
+        path: any format that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3, SPHERE).
         sample_rate: of the result, Hz.
         start: first sample wanted, at the file's own rate.
         stop: one past the last sample wanted, likewise; ``None`` is the end of the file.
@@ -112,28 +122,48 @@ def read_audio(
                 f"{printable(path)}: samples {start} to {last} were asked for, but it has "
                 f"{file.frames}: check the start and stop columns of the manifest"
             )
-        samples_LC = _decoded(path, file, start, last)
         # Of some MP3 files the header only knows about how many samples there are.
-        estimated = stop is None and file.format in ("MP3", "MPEG") and len(samples_LC) > 0
-        if len(samples_LC) < last - start and not estimated:
-            raise _damaged(path, f"decodes to {len(samples_LC)} samples instead of {last - start}")
+        estimated = stop is None and file.format in ("MP3", "MPEG")
+        samples_LC = torch.from_numpy(read_samples(path, file, start, last, estimated=estimated))
         samples_L = samples_LC[:, 0] if file.channels == 1 else samples_LC.mean(dim=1)
-        if not bool(torch.isfinite(samples_L).all()):
-            raise AudioError(
-                f"{printable(path)}: holds samples that are NaN or infinite: convert it again"
-            )
         if file.samplerate == sample_rate:
             return samples_L
         return _resampler(file.samplerate, sample_rate)(samples_L)
 
 
-def _decoded(path: StrPath, file: soundfile.SoundFile, start: int, stop: int) -> torch.Tensor:
-    """A part of an open file, (L, C)."""
+def read_samples(
+    path: StrPath,
+    file: soundfile.SoundFile,
+    start: int,
+    stop: int,
+    kind: SampleKind = "float32",
+    estimated: bool = False,
+) -> NDArray[Any]:
+    """A part of an open file as it is, (L, C).
+
+    Args:
+        path: of the file, for messages.
+        file: open.
+        start: first sample wanted.
+        stop: one past the last one.
+        kind: of the samples.
+        estimated: there may be fewer.
+
+    Raises:
+        AudioError: the part cannot be decoded, ends too early, or has samples that are no numbers.
+    """
     try:
         file.seek(start)
-        return torch.from_numpy(file.read(stop - start, dtype="float32", always_2d=True))
+        samples_LC: NDArray[Any] = file.read(stop - start, dtype=kind, always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as err:
         raise _damaged(path, f"decoding fails ({err})") from err
+    if len(samples_LC) < stop - start and not (estimated and len(samples_LC) > 0):
+        raise _damaged(path, f"decodes to {len(samples_LC)} samples instead of {stop - start}")
+    if not np.isfinite(samples_LC).all():
+        raise AudioError(
+            f"{printable(path)}: holds samples that are NaN or infinite: convert it again"
+        )
+    return samples_LC
 
 
 @functools.lru_cache(maxsize=16)
@@ -152,15 +182,11 @@ def open_audio(path: StrPath) -> Iterator[soundfile.SoundFile]:
         AudioError: the file is missing, empty, cut short (where the container tells), not audio, or
             no file.
     """
-    try:
-        # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as err:
-        raise AudioError(f"{printable(path)}: {_why_not_opened(err)}") from err
+    descriptor = _open(path)
     try:
         _require_content(path, os.fstat(descriptor))
         with _sound_file(path, descriptor) as file:
-            problem = _cut_short(file.extra_info)
+            problem = _cut_short(file.extra_info) or _sphere_cut_short(descriptor, file)
             if problem:
                 raise _damaged(path, problem)
             if file.frames == 0:
@@ -172,10 +198,34 @@ def open_audio(path: StrPath) -> Iterator[soundfile.SoundFile]:
         os.close(descriptor)
 
 
+def _open(path: StrPath) -> int:
+    """A descriptor of a file, or of the content of a member of a shard."""
+    member = Member.of(path)
+    try:
+        if member is not None:
+            return member.open()
+        # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as err:
+        raise AudioError(f"{printable(path)}: {_why_not_opened(err)}") from err
+    except MemberError as err:
+        raise AudioError(
+            f"{printable(path)}: truncated or damaged, {err}: copy the shard again (`summarymixing "
+            "shard --verify FOLDER` tells which)"
+        ) from err
+
+
 def _sound_file(path: StrPath, descriptor: int) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(descriptor, closefd=False)
     except (soundfile.SoundFileError, OSError) as err:
+        if coding := sphere_compression(descriptor):
+            name = printable(Path(path).name)
+            raise AudioError(
+                f"{printable(path)}: its samples are compressed ({coding}), which libsndfile does "
+                f"not read: expand it, and put the result in its place (sph2pipe -p -f sph {name} "
+                f"expanded/{name})"
+            ) from err
         reason = str(err).rpartition(": ")[2] or "unknown format"
         raise AudioError(
             f"{printable(path)}: cannot be read as audio ({reason}): download or copy it again"
@@ -210,6 +260,14 @@ def _cut_short(log: str) -> str:
     if match and int(match[2]) < int(match[1]) < _WAV_STREAM_BYTES:
         return f"the header promises {match[1]} bytes of samples, the file holds {match[2]}"
     return ""
+
+
+def _sphere_cut_short(descriptor: int, file: soundfile.SoundFile) -> str:
+    """As `_cut_short`; of a SPHERE file, libsndfile counts the samples that are there."""
+    promised = sphere_samples(descriptor) if file.format == "NIST" else None
+    if promised is None or file.frames >= promised:
+        return ""
+    return f"the header promises {promised} samples, the file holds {file.frames}"
 
 
 def _damaged(path: StrPath, problem: str) -> AudioError:

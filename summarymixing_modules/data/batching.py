@@ -13,6 +13,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
+from summarymixing_modules.data.shards.members import Member, file_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def make_batch_sampler(
     shuffle: bool = True,
     batch_ordering: BatchOrdering = "random",
     seed: int = 1234,
+    shard_window: int | None = None,
 ) -> DynamicBatchSampler:
     """Batches of about equal seconds of audio: SpeechBrain's `DynamicBatchSampler`, checked.
 
@@ -82,6 +84,7 @@ def make_batch_sampler(
         shuffle: draw utterances in a new order every epoch.
         batch_ordering: of the batches, ``"random"`` or by length.
         seed: of the shuffling.
+        shard_window: of a dataset in shards, see `ArrayBatchSampler`.
 
     Raises:
         ValueError: a setting makes no batches.
@@ -104,6 +107,8 @@ def make_batch_sampler(
         boundaries = sorted(set(np.quantile(durations_N, shares).tolist()))
     return ArrayBatchSampler(
         durations_N,
+        shards_N=None if shard_window is None else shard_numbers(dataset),
+        window=shard_window or 1,
         dataset=dataset,
         max_batch_length=max_batch_length,
         num_buckets=num_buckets,
@@ -127,13 +132,25 @@ class ArrayBatchSampler(DynamicBatchSampler):
     The batches are the same, in the same order. A million utterances take half a second instead of
     five, at the start and after every epoch.
 
+    With shards, an epoch draws an order of them, and goes through windows of so many: utterances,
+    and batches, are shuffled within a window. What a window leaves of a bucket is filled up with
+    utterances of the next ones, so batches are as full as without windows.
+
     Args:
         lengths_N: of the utterances.
+        shards_N: the number of the shard that each lies in; None: it does not matter.
+        window: shards in a window.
         **settings: of SpeechBrain's.
     """
 
-    def __init__(self, lengths_N: np.ndarray, **settings: Any) -> None:
-        self.lengths_N = lengths_N
+    def __init__(
+        self,
+        lengths_N: np.ndarray,
+        shards_N: np.ndarray | None = None,
+        window: int = 1,
+        **settings: Any,
+    ) -> None:
+        self.lengths_N, self.shards_N, self.window = lengths_N, shards_N, window
         super().__init__(lengths_list=[], **settings)
 
     def get_durations(self, batch: Sequence[int]) -> list[float]:
@@ -142,10 +159,14 @@ class ArrayBatchSampler(DynamicBatchSampler):
 
     def _generate_batches(self) -> None:
         order_N = np.arange(len(self.lengths_N))
+        generator = torch.Generator()
+        generator.manual_seed(self._seed + self._epoch)
         if self._shuffle_ex:
-            generator = torch.Generator()
-            generator.manual_seed(self._seed + self._epoch)
             order_N = torch.randperm(len(order_N), generator=generator).numpy()
+        if self.shards_N is not None:
+            ranks = torch.randperm(int(self.shards_N.max()) + 1, generator=generator).numpy()
+            self._windows_N = ranks[self.shards_N] // self.window
+            order_N = order_N[np.argsort(self._windows_N[order_N], kind="stable")]
         bucket_N = np.searchsorted(self._bucket_boundaries, self.lengths_N[order_N])
         full: list[tuple[int, list[int]]] = []
         rest: list[list[int]] = []
@@ -163,9 +184,24 @@ class ArrayBatchSampler(DynamicBatchSampler):
     def _permute_batches(self) -> None:
         if self._batch_ordering == "random":
             super()._permute_batches()
+            if self.shards_N is not None:  # a batch is complete in the window of its last utterance
+                self._batches.sort(key=lambda batch: self._windows_N[batch].max())
         else:
             descending = self._batch_ordering == "descending"
             self._batches.sort(key=lambda batch: self.lengths_N[batch].max(), reverse=descending)
+
+
+def shard_numbers(dataset: DynamicItemDataset) -> np.ndarray:
+    """The shard of each utterance of a dataset (N,), from 0.
+
+    Raises:
+        ValueError: the dataset is not in shards.
+    """
+    numbers: dict[str, int] = {}
+    if not isinstance(dataset, ManifestDataset) or Member.of(dataset.manifest[0].wav) is None:
+        raise ValueError("--shard_window is for --shards: leave it out, or give them")
+    found = [numbers.setdefault(file_of(row.wav), len(numbers)) for row in dataset.manifest]
+    return np.array(found)[dataset.places]
 
 
 def _check_settings(

@@ -16,6 +16,7 @@ from summarymixing_modules.data.bad_audio import TEST_FLAG, BadAudioLog
 from summarymixing_modules.data.manifest import Manifest, ManifestError, read_manifest
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.preparation import left_out
+from summarymixing_modules.data.shards.members import file_of
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _read(path: StrPath, data_root: StrPath, tokenizer: Tokenizer | None) -> Man
         raise ManifestError(f"{path}: has no utterances: prepare the corpus again")
     dataset = ManifestDataset(manifest, data_root, len(left_out(Path(path))))
     first = dataset.data.items_of(manifest[0])["wav"]
-    if not Path(first).exists():
+    if not Path(file_of(first)).exists():
         raise ManifestError(
             f"--data_folder {data_root}: {first}, the first file of {path}, is not there. If the "
             "corpus has moved, prepare it again (--skip_prep False)"

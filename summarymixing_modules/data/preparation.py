@@ -13,10 +13,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, check_audio, read_audio
+from summarymixing_modules.data.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    AudioInfo,
+    check_audio,
+    read_audio,
+)
 from summarymixing_modules.data.bad_audio import (
     FLAG,
     TEST_FLAG,
@@ -33,11 +41,14 @@ from summarymixing_modules.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from summarymixing_modules.data.parts import check_length, part_in_samples
 from summarymixing_modules.data.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
 Verify = Literal["header", "decode"]
+#: What `Preparation.wanted` calls a transcript.
+TRANSCRIPT = "text"
 #: Raise it whenever the same corpus and settings give other manifests.
 _VERSION = 2
 
@@ -54,6 +65,8 @@ class Utterance:
         speaker: where the corpus tells.
         start: first sample of the file that belongs to it, at the file's rate.
         stop: one past its last sample; None is the end of the file.
+        part: instead of these, where it starts and ends in seconds; None is the end of the file.
+        lasts: seconds that the file is said to last, which are compared.
     """
 
     id: str
@@ -63,6 +76,8 @@ class Utterance:
     speaker: str = ""
     start: int = 0
     stop: int | None = None
+    part: tuple[float, float | None] | None = None
+    lasts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,8 @@ class Preparation:
             test set cannot be compared.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        wanted: what every utterance must have besides its audio, for a corpus that may lack it:
+            `TRANSCRIPT`, or names of labels.
 
     Raises:
         ManifestError: a setting that means nothing.
@@ -107,6 +124,7 @@ class Preparation:
     test_max_bad_fraction: float = 0.0
     skip_prep: bool = False
     progress: bool = True
+    wanted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verify not in get_args(Verify):
@@ -123,6 +141,7 @@ class Preparation:
         listing: Callable[[], Listing],
         test: bool = False,
         any_format: bool = False,
+        overrun: float = 0.0,
     ) -> Path:
         """Write a split, or keep it if it is finished and nothing has changed.
 
@@ -133,6 +152,8 @@ class Preparation:
             test: the split is for testing.
             any_format: files may have any rate and number of channels, and are resampled whenever
                 they are read; others are unusable unless they have one channel at `SAMPLE_RATE`.
+            overrun: seconds by which an utterance may be said to end after its file does; it then
+                ends with the file.
 
         Returns:
             the manifest.
@@ -150,9 +171,10 @@ class Preparation:
             again = ""
             self._bad_log(name).csv_path.unlink(missing_ok=True)
             listed = listing()
-            rows, bad = self._examine(listed, name, None if any_format else SAMPLE_RATE)
+            rate = None if any_format else SAMPLE_RATE
+            rows, bad = self._examine(listed, name, rate, overrun)
             self.refuse_too_many(bad, name, len(rows), test)
-            self._write(csv_path, listed, rows)
+            self._write(csv_path, listed, rows, bad)
             write_atomically(stamp_path, _stamp(csv_path, current, bad))
         manifest = read_manifest(csv_path)
         if again:
@@ -163,10 +185,13 @@ class Preparation:
         )
         return csv_path
 
-    def _write(self, csv_path: Path, listed: Listing, rows: Sequence[Row]) -> None:
+    def _write(
+        self, csv_path: Path, listed: Listing, rows: Sequence[Row], bad: Sequence[BadFile]
+    ) -> None:
         if not rows:
+            why = f" ({bad[0].reason})" if bad else ""
             raise ManifestError(
-                f"{csv_path.stem}: there is no usable utterance in {self.data_folder}"
+                f"{csv_path.stem}: there is no usable utterance in {self.data_folder}{why}"
             )
         annotations = {utterance.id: utterance.annotation for utterance in listed.utterances}
         if any(annotations.values()):
@@ -174,26 +199,43 @@ class Preparation:
         write_manifest(csv_path, rows)
 
     def _examine(
-        self, listing: Listing, name: str, rate: int | None
+        self, listing: Listing, name: str, rate: int | None, overrun: float
     ) -> tuple[list[Row], list[BadFile]]:
-        """Check every file."""
+        """Check every file, once for all utterances in a row that are in it."""
         rows: list[Row] = []
         bad = list(listing.bad)
         if len({utterance.id for utterance in listing.utterances}) < len(listing.utterances):
             raise ManifestError(f"{name}: an ID is used for two utterances of {self.data_folder}")
-        utterances, workers = listing.utterances, self.workers
-        examine = partial(self._examine_one, rate=rate)
-        for result in in_threads(examine, utterances, workers, name, "utt", self.progress):
-            if isinstance(result, Row):
-                rows.append(result)
-            else:
-                bad.append(result)
+        files = [list(part) for _, part in groupby(listing.utterances, key=attrgetter("audio"))]
+        examine, counts = partial(self._examine_file, rate, overrun), [*map(len, files)]
+        for results in in_threads(examine, files, self.workers, name, "utt", self.progress, counts):
+            for result in results:
+                if isinstance(result, Row):
+                    rows.append(result)
+                else:
+                    bad.append(result)
         return rows, bad
 
-    def _examine_one(self, utterance: Utterance, rate: int | None) -> Row | BadFile:
-        audio, start, stop = utterance.audio, utterance.start, utterance.stop
+    def _examine_file(
+        self, rate: int | None, overrun: float, utterances: Sequence[Utterance]
+    ) -> list[Row | BadFile]:
+        """Check utterances of one file."""
+        audio = utterances[0].audio
         try:
             info = check_audio(audio, rate)
+        except AudioError as err:
+            return [BadFile(str(audio), utterance.id, str(err)) for utterance in utterances]
+        return [self._examine_one(utterance, info, overrun) for utterance in utterances]
+
+    def _examine_one(self, utterance: Utterance, info: AudioInfo, overrun: float) -> Row | BadFile:
+        audio, start, stop = utterance.audio, utterance.start, utterance.stop
+        try:
+            if utterance.lasts is not None:
+                check_length(audio, info, utterance.lasts)
+            if utterance.part is not None:
+                start, stop = part_in_samples(audio, info, *utterance.part)
+            if stop is not None and 0 < stop - info.frames <= overrun * info.sample_rate:
+                stop = info.frames
             end = info.frames if stop is None else stop
             if not 0 <= start < end <= info.frames:
                 raise AudioError(

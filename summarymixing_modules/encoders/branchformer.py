@@ -36,9 +36,10 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
         use_linear_after_conv: a Linear on the gate.
         padding_mode: what the convolution finds outside an utterance, "zeros" or "reflect"; the
             latter is SpeechBrain's and the papers', and takes no chunks.
-        merge: "linear", one Linear 2D → D; "mlp", 2D → D → D with an activation after each;
+        merge: "linear", one Linear 2D → D; "mlp", 2D → W → D with an activation after each;
             "paper", what arXiv 2307.07421 uses: "mlp" with SummaryMixing, nothing without a mixer,
             else "linear".
+        merge_width: W; None = D.
         **mixer_options: options of the mixer.
 
     Raises:
@@ -58,6 +59,7 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
         use_linear_after_conv: bool = False,
         padding_mode: str = "zeros",
         merge: str = "paper",
+        merge_width: int | None = None,
         **mixer_options: Any,
     ) -> None:
         # SpeechBrain makes no attention layer for a name that it does not know.
@@ -89,7 +91,7 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
         if self.mixes:
             if merge == "paper":
                 merge = PAPER_MERGE.get(attention_type, "linear")
-            self.merge_proj = _make_merge(merge, d_model, activation)
+            self.merge_proj = _make_merge(merge, d_model, merge_width or d_model, activation)
         elif merge == "paper":
             del self.norm_mhsa, self.merge_proj
         else:
@@ -108,14 +110,14 @@ class BranchformerEncoderLayer(MixerLayer, Branchformer.BranchformerEncoderLayer
         return x + self.dropout(self.merge_proj(both))
 
 
-def _make_merge(merge: str, d_model: int, activation: type[nn.Module]) -> nn.Module:
+def _make_merge(merge: str, d_model: int, width: int, activation: type[nn.Module]) -> nn.Module:
     if merge == "linear":
         return nn.Linear(2 * d_model, d_model)
     if merge == "mlp":
         return nn.Sequential(
-            nn.Linear(2 * d_model, d_model),
+            nn.Linear(2 * d_model, width),
             activation(),
-            nn.Linear(d_model, d_model),
+            nn.Linear(width, d_model),
             activation(),
         )
     raise ValueError(f"unknown merge {merge!r}. Known: linear, mlp, paper.")

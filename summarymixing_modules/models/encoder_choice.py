@@ -68,7 +68,8 @@ ENCODERS: dict[str, EncoderKind] = {
         BranchformerEncoder,
         _DEPTH
         | {"activation": "branchformer_activation", "padding_mode": "csgu_padding_mode"}
-        | _as_named("kernel_size", "csgu_linear_units", "gate_activation", "use_linear_after_conv"),
+        | _as_named("kernel_size", "csgu_linear_units", "gate_activation", "use_linear_after_conv")
+        | _as_named("merge_width"),
     ),
     "transformer": EncoderKind(
         TransformerEncoder,

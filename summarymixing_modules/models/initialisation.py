@@ -56,7 +56,8 @@ def _as_published(mixer: Mixer) -> None:
 
     Layers of heads side by side are there tensors of three dimensions, of which Xavier's rule takes
     the second as inputs, the first as outputs, and the third as the size of a convolution; their
-    biases have two dimensions and are drawn, too. f and s of the fast mode are one Linear.
+    biases have two dimensions and are drawn, too. f and s of the fast mode are one Linear. Mamba's
+    A_log is drawn like the rest, which makes every state decay at about one rate.
     """
     for parameter in mixer.parameters():
         if parameter.dim() > 1:

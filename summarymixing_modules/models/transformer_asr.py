@@ -49,6 +49,7 @@ class TransformerASR(stock.TransformerASR):
             Transformer encoder.
         csgu_padding_mode: of a Branchformer's convolutions: what is outside an utterance, "zeros"
             or "reflect", which is SpeechBrain's and takes no chunks.
+        merge_width: hidden features of what merges a Branchformer's branches; None = ``d_model``.
         encoder_module: "conformer", "branchformer", "transformer" (pre-norm) or "contextnet"
             (``num_encoder_layers`` blocks, 21 in the paper; ``attention_type`` "cnnonly").
         attention_type: name of the encoder's mixer.
@@ -106,6 +107,7 @@ class TransformerASR(stock.TransformerASR):
         contextnet_options: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
         csgu_padding_mode: str = "zeros",
+        merge_width: int | None = None,
         initialisation: str = "mixer",
     ) -> None:
         settings = dict(locals())

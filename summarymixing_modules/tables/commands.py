@@ -14,6 +14,7 @@ from summarymixing_modules.tables.flags import NEUTRAL, OUTPUT_FOLDER, as_argume
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import ConfigError, read_flags
 from summarymixing_modules.training.recipe.yaml_checks import train_script
 
@@ -80,8 +81,9 @@ def stage_flags(stage: Stage, launch: Launch) -> dict[str, Any]:
     if stage.recipe is None:
         return flags
     try:
-        keys = recipe_of(stage.recipe).tree
-        read_flags(as_arguments(flags), keys)
+        given = as_arguments(flags)
+        keys = with_corpus(recipe_of(stage.recipe), given).tree
+        read_flags(given, keys)
     except ConfigError as error:
         raise TableError(f"{_short(stage.recipe)}: {error}") from None
     if stage.processes in (None, launch.processes) or _ACCUMULATION in extra:

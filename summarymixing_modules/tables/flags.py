@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.tables.schema import Stage, TableError
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import FLAGS, ConfigError, read_flags
-from summarymixing_modules.training.recipe.yaml_checks import RecipeFile, read_recipe, train_script
+from summarymixing_modules.training.recipe.yaml_checks import (
+    RecipeFile,
+    read_recipe,
+    train_script,
+)
 
 OUTPUT_FOLDER = "output_folder"
 #: They change where and how fast a recipe runs, not what comes out.
@@ -84,7 +89,7 @@ def check_stage(stage: Stage, where: str) -> None:
     if not train_script(stage.recipe).is_file():
         raise TableError(f"{where}: there is no recipe {train_script(stage.recipe)}.")
     try:
-        source = recipe_of(stage.recipe)
+        source = with_corpus(recipe_of(stage.recipe), as_arguments(stage.flags))
         read_flags(as_arguments(stage.flags), source.tree)
     except ConfigError as error:
         raise TableError(f"{where}: {error}") from None

@@ -20,10 +20,11 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, IterableDataset
 
+from summarymixing_modules.data.corpora import corpus_spec
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.continuation import Continuation
 from summarymixing_modules.training.memory import peak_memory_mb
-from summarymixing_modules.training.part_rates import PartRates
+from summarymixing_modules.training.part_rates import PartRates, optimizer_of
 from summarymixing_modules.training.recipe.reads import keys_needed
 from summarymixing_modules.training.run.averaging import is_end_of_epoch
 from summarymixing_modules.training.run.checkpoints import RANKING, AtomicCheckpointer
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from summarymixing_modules.training.recipe.config import Recipe
 
 logger = get_logger(__name__)
+
+SECOND = "second_stage"  # the optimizer of the second stage of a training
 
 
 @register_checkpoint_hooks
@@ -71,9 +74,10 @@ class SafeBrain(SafeStepBrain):
     """
 
     #: How the best checkpoints are told: ``{"min_key": …}`` or ``{"max_key": …}``; {} = by date.
-    ranking: ClassVar[dict[str, str]] = {}
+    #: "WER" stands for the error rate that the corpus is scored by.
+    ranking: dict[str, str] = {}  # noqa: RUF012
     #: Entry of the metrics and of result.json → the score of the first test set that it repeats.
-    headlines: ClassVar[dict[str, str]] = {}
+    headlines: dict[str, str] = {}  # noqa: RUF012
     #: Keys that decide the shape of the model; stored with checkpoints, compared on loading.
     architecture_keys: ClassVar[tuple[str, ...]] = (
         "attention_type",
@@ -100,6 +104,7 @@ class SafeBrain(SafeStepBrain):
                 "saves would leave a checkpoint that cannot be loaded."
             )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        self._score_as_published()
         self.averaged_checkpoints = 0
         self.scores: dict[str, Any] = {}
         monitored = self.make_monitor() is not None
@@ -130,6 +135,14 @@ class SafeBrain(SafeStepBrain):
             )
         optimizer, checkpointer = hparams.get("opt_class"), hparams["checkpointer"]
         return cls(hparams["modules"], optimizer, hparams, recipe.run_opts, checkpointer)
+
+    def _score_as_published(self) -> None:
+        """Rank, and report on top, by characters where the corpus is scored by them."""
+        corpus = self.option("corpus")
+        rate = "WER" if corpus is None else corpus_spec(corpus).error_rate
+        if rate != "WER" and "WER" in {*self.ranking.values(), *self.headlines.values()}:
+            self.ranking = {k: rate if key == "WER" else key for k, key in self.ranking.items()}
+            self.headlines = {f"test_{rate.lower()}": rate, **self.headlines}
 
     # ---- for recipes ----------------------------------------------------------------------------
 
@@ -299,9 +312,19 @@ class SafeBrain(SafeStepBrain):
         self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
 
     def init_optimizers(self) -> None:
-        """One optimizer; or, where parts have rates of their own, one for each."""
+        """One optimizer, and one for a second stage; or one for each part with a rate of its own.
+
+        The second stage begins after epoch ``second_stage_after``: a ``second_opt_class``, of which
+        the learning rate is constant, goes on with the weights of the first.
+        """
         if self.rates is None:
             super().init_optimizers()
+            if self.option("second_stage_after") is not None:
+                make = self.hparams.second_opt_class
+                second = optimizer_of(self.modules, make, self.remove_vector_weight_decay)
+                self.optimizers_dict |= {SECOND: second}  # type: ignore[has-type]
+                if self.checkpointer is not None:
+                    self.checkpointer.add_recoverable(f"{SECOND}_optimizer", second)
             return
         self.optimizers_dict = self.rates.optimizers(self.remove_vector_weight_decay)
         for name, optimizer in self.optimizers_dict.items():
@@ -309,11 +332,21 @@ class SafeBrain(SafeStepBrain):
                 self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
     def schedule_learning_rate(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-        """As in the base; or as the `rates` say."""
+        """As in the base, in the first stage; or as the `rates` say."""
         if self.rates is None:
-            super().schedule_learning_rate(optimizers)
+            if SECOND not in optimizers:
+                super().schedule_learning_rate(optimizers)
         else:
             self.rates.set(optimizers, self.epoch)
+
+    def freeze_optimizers(
+        self, optimizers: dict[str, torch.optim.Optimizer]
+    ) -> dict[str, torch.optim.Optimizer]:
+        """Of two stages, the optimizer of the one that the epoch is in; otherwise all."""
+        if SECOND not in optimizers:
+            return optimizers
+        late = self.epoch > self.hparams.second_stage_after
+        return {name: made for name, made in optimizers.items() if (name == SECOND) == late}
 
     def start_epoch(self, epoch: int, loader: DataLoader | LoopedLoader) -> None:
         """Called when an epoch is about to read its first batch, or the first that is left."""
@@ -359,6 +392,8 @@ class SafeBrain(SafeStepBrain):
             real-time factor over all sets.
         """
         metrics: dict[str, float] = {}
+        if not test_sets:
+            logger.warning("There is no test set: nothing is tested")
         for name, data in test_sets.items():
             self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
             self.test_sets.add(name, data, self.evaluated)

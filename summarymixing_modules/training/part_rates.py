@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from speechbrain.nnet.schedulers import LinearScheduler, LinearWarmupScheduler, NewBobScheduler
@@ -49,11 +50,14 @@ class PartRates:
         Args:
             vectors_without_decay: biases and the like have no weight decay.
         """
-        made = {}
-        for name, part in self.parts.items():
-            split = rm_vector_weight_decay if vectors_without_decay else nn.Module.parameters
-            made[name] = self._opt_class(split(part.module), lr=part.lr, **part.options)
-        return made
+        return {
+            name: optimizer_of(
+                part.module,
+                partial(self._opt_class, lr=part.lr, **part.options),
+                vectors_without_decay,
+            )
+            for name, part in self.parts.items()
+        }
 
     def schedules(self) -> dict[str, Schedule]:
         """Those that have a state to be saved, by the names of their parts."""
@@ -81,6 +85,19 @@ class PartRates:
         """``NAME_lr`` of all parts but the first."""
         others = list(optimizers.items())[1:]
         return {f"{name}_lr": float(o.param_groups[0]["lr"]) for name, o in others}
+
+
+def optimizer_of(
+    module: nn.Module, make: Callable[..., Optimizer], vectors_without_decay: bool
+) -> Optimizer:
+    """An optimizer of the parameters of a module.
+
+    Args:
+        module: their owner.
+        make: parameters → optimizer.
+        vectors_without_decay: biases and the like have no weight decay.
+    """
+    return make(rm_vector_weight_decay(module) if vectors_without_decay else module.parameters())
 
 
 def _rate(schedule: NewBobScheduler | LinearScheduler, epoch: int) -> float:

@@ -265,7 +265,7 @@ class SafeStepBrain(sb.Brain):
         return self.optimizers_dict if frozen_too else self.freeze_optimizers(self.optimizers_dict)
 
     def _learning_rate(self) -> float:
-        for optimizer in self._optimizers(frozen_too=True).values():
+        for optimizer in self._optimizers(frozen_too=False).values():
             return float(optimizer.param_groups[0]["lr"])
         return math.nan
 

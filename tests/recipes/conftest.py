@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from summarymixing_modules.bundles import export_bundle
+from summarymixing_modules.cli import main
 from summarymixing_modules.data.corpora.iemocap import SPEAKERS
 from tests.ranks import load_script
 
@@ -59,10 +61,38 @@ def run_recipe(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def run(hparams: Path, *options: str) -> dict[str, Any]:
         defaults = {"--data_folder": corpus, "--output_folder": tmp_path / "run"}
         given = {option.split("=")[0] for option in options}
+        if "--shards" in given:
+            del defaults["--data_folder"]
         folders = [f"{key}={value}" for key, value in defaults.items() if key not in given]
         argv = [str(hparams), *folders, "--device=cpu", "--noprogressbar", *options]
         train = hparams.parents[1] / "train.py"
         monkeypatch.setattr(sys, "argv", [str(train), *argv])
         return load_script(train).main(argv)
+
+    return run
+
+
+@pytest.fixture
+def same_from_shards(corpus: Path, run_recipe: RunRecipe, tmp_path: Path) -> RunRecipe:
+    """Runs a YAML file on a corpus and on its shards, which must give the same; returns it."""
+
+    def run(hparams: Path, *options: str) -> dict[str, Any]:
+        given = [option for option in options if option.startswith("--data_folder=")]
+        own = [option for option in options if option not in given]
+        data = given[0] if given else f"--data_folder={corpus}"
+        written, moved = tmp_path / "written", tmp_path / "shards"
+        flags = [data, *own, f"--shards={written}", "--shard_size=0.2"]
+        assert main(["shard", str(hparams), *flags]) == 0
+        written.rename(moved)
+        results, weights = [], []
+        for name, flag in (("from-files", data), ("from-shards", f"--shards={moved}")):
+            folder = tmp_path / name
+            results.append(run_recipe(hparams, *own, flag, f"--output_folder={folder}"))
+            *_, last = sorted(folder.glob("save/CKPT+*/model.ckpt"))
+            weights.append(torch.load(last, weights_only=True))
+        torch.testing.assert_close(*weights, rtol=0, atol=0)
+        for key in ("metrics", "optimizer_steps", "padding_share", "test_utterances"):
+            assert results[0].get(key) == results[1].get(key), key
+        return results[1]
 
     return run

@@ -235,3 +235,35 @@ def test_bad_audio_is_left_out_listed_and_limited(
     listed = "".join(path.read_text() for path in (tmp_path / "run").rglob("bad_*.csv"))
     for path in train[:4]:
         assert path.stem in listed
+
+
+def test_shards_train_the_same(same_from_shards: RunRecipe, tmp_path: Path) -> None:
+    result = same_from_shards(SMALL, *tiny(SMALL), "--training_steps=3")
+    assert result["optimizer_steps"] == 3
+
+
+def test_flags_that_contradict_shards(run_recipe: RunRecipe, corpus: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    written = [f"--data_folder={corpus}", *SPLITS, "--shards", str(shards), "--shard_size=0.3"]
+    assert main(["shard", str(SMALL), *written]) == 0
+    assert main(["shard", "--verify", str(shards)]) == 0
+    given = f"--shards={shards}"
+    for flags, told in (
+        (
+            [given, "--train_splits=[dev-clean]"],
+            r'--train_splits=\["train-clean-100"\], and the rec',
+        ),
+        ([given, f"--data_folder={corpus}"], "--data_folder and --shards say where"),
+        ([given, "--corpus=slurp"], '--corpus="librispeech", and the recipe asks for "slurp"'),
+        ([given, "--shard_window=2", "--sorting=ascending"], "--shard_window shuffles"),
+        (["--shard_window=2"], "--shard_window is for --shards"),
+        ([f"--shards={tmp_path}"], r"has no shards\.json"),
+        ([f"--shards={tmp_path / 'gone'}"], "there is no such folder"),
+    ):
+        with pytest.raises(InputError, match=told):
+            run_recipe(SMALL, *TINY, *flags)
+    (shard,) = shards.glob("valid/*.tar")
+    shard.unlink()
+    with pytest.raises(InputError, match=f"{shard}: is missing\nCopy it again"):
+        run_recipe(SMALL, *TINY, given)
+    assert main(["shard", "--verify", str(shards)]) == 1

@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from summarymixing_modules.cli import main
-from summarymixing_modules.data.corpora.common_voice import RELEASE
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.probing.encoder import frozen_encoder
 from summarymixing_modules.tables.read import load_table
@@ -48,7 +47,7 @@ def corpora(corpus: Path, iemocap: Path, tmp_path_factory: pytest.TempPathFactor
         samples = 0.1 * draw.standard_normal(16000).astype(np.float32)
         soundfile.write(path, samples, 16000, **options)
 
-    _write_common_voice(root / RELEASE, audio)
+    _write_common_voice(root / "cv-corpus-11.0-2022-09-21", audio)
     _write_slurp(root / "SLURP", audio)
     _write_voxceleb(root / "voxceleb1", audio)
     return root
@@ -263,3 +262,10 @@ def test_every_trial_is_scored(run_probe: RunRecipe, tmp_path: Path) -> None:
     first, second = (tmp_path / "run" / "scores.txt").read_text().splitlines()
     assert first.startswith("1 id10270/aaa/00001.wav id10270/bbb/00001.wav ")
     assert -1 <= float(second.split()[-1]) <= 1
+
+
+def test_shards_verify_the_same(encoder: Path, corpora: Path, same_from_shards: RunRecipe) -> None:
+    """With the trials, of recordings whose names have dots."""
+    head = f"--head_options={HEADS['xvector']}"
+    options = [f"--encoder={encoder}", f"--data_folder={corpora}", *SMALL, head]
+    assert 0 <= same_from_shards(HPARAMS / "voxceleb_xvector.yaml", *options)["score"] <= 100

@@ -1,4 +1,4 @@
-"""A corpus of one's own, in a layout of its own: registered, and trained on by one flag."""
+"""A corpus of one's own: a table of recordings, or a layout of its own that is registered."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.data.corpora import register_corpus, unregister_corpus
-from summarymixing_modules.data.manifest import Manifests
+from summarymixing_modules.data.corpora import corpus_spec, register_corpus, unregister_corpus
+from summarymixing_modules.data.manifest import Manifests, read_manifest
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance
+from summarymixing_modules.data.tables import COLUMNS
 from summarymixing_modules.errors import InputError
+from tests.ranks import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "recipes" / "LibriSpeech" / "ASR" / "CTC" / "hparams" / "small_conformer.yaml"
@@ -80,8 +82,152 @@ def test_options_of_ones_own_are_keys_and_flags(
     own.parent.mkdir()
     splits = "train_splits: [studio]\ntest_splits: []\n"
     own.write_text(f"base: {SMALL}\ncorpus: mine\nheld_out: street\n{splits}")
-    with pytest.raises(InputError, match="Nothing reads the key 'held_out'"):
+    with pytest.raises(InputError, match="--held_out means nothing to --corpus=librispeech, only"):
         run_recipe(own, "--corpus=librispeech", "--held_out=x", *OPTIONS)
     options = [f"--data_folder={mine}", "--held_out=heldout", "--test_splits=[street]"]
     assert run_recipe(own, *options, *OPTIONS)["test_utterances"] == {"street": 3}
     assert (tmp_path / "run" / "save" / "heldout.csv").is_file()
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+RECIPES = ROOT / "recipes"
+SPEECH = ROOT.parent / "shared" / "data" / "speechocean762" / "manifest.csv"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Recordings of two rates, some of two channels, with words and labels."""
+    draw, rows = np.random.default_rng(0), ["file,Transcript,scenario,action,part"]
+    for number in range(12):
+        rate, channels = (16000, 44100)[number % 2], 1 + number % 2
+        name = f"{number}.wav"
+        soundfile.write(tmp_path / name, 0.1 * draw.standard_normal((rate, channels)), rate)
+        part = ("train", "train", "train", "valid", "test")[number % 5]
+        rows.append(f"{name},Yes - no!,s{number % 2},a{number % 2},{part}")
+    (tmp_path / "words.csv").write_text("\n".join(rows))
+    return tmp_path / "words.csv"
+
+
+def of(table: Path) -> list[str]:
+    """Flags; no folder of a corpus."""
+    manifests = [f"--{name}={table}" for name in ("train_manifest", "valid_manifest")]
+    wheres = [f"--{name}_where=part={name}" for name in ("train", "valid", "test")]
+    return ["--corpus=manifest", *manifests, f"--test_manifests={table}", *wheres]
+
+
+@pytest.fixture
+def run_table(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs a recipe without --data_folder."""
+
+    def run(yaml: str, *options: str) -> dict[str, Any]:
+        hparams = RECIPES / yaml
+        folder = f"--output_folder={tmp_path / hparams.parents[1].name}"
+        argv = [str(hparams), folder, "--device=cpu", "--noprogressbar", *options]
+        return load_script(hparams.parents[1] / "train.py").main(argv)
+
+    return run
+
+
+TRANSDUCER = ["--predictor_size=8", "--joint_size=12"]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "options"),
+    [
+        ("LibriSpeech/ASR/CTC/hparams/small_conformer.yaml", []),
+        ("LibriSpeech/ASR/transformer/hparams/small_conformer.yaml", ["--num_decoder_layers=1"]),
+        ("LibriSpeech/ASR/transducer/hparams/small_conformer.yaml", TRANSDUCER),
+        ("LibriSpeech/SSL/BEST-RQ/hparams/small.yaml", ["--avoid_if_shorter_than=0.5"]),
+        ("LibriSpeech/SSL/wav2vec2/hparams/small.yaml", []),
+        ("SLURP/classification/hparams/small_conformer.yaml", ["--classes=[2, 2]"]),
+    ],
+)
+def test_a_table_trains_every_recipe(
+    table: Path, run_table: Callable[..., dict[str, Any]], yaml: str, options: list[str]
+) -> None:
+    given = [option for option in OPTIONS if "cnn" not in option or "wav2vec2" not in yaml]
+    result = run_table(yaml, *of(table), *given, *options)
+    assert result["optimizer_steps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("yaml", "options"),
+    [
+        ("LibriSpeech/SSL/fine-tuning/hparams/small.yaml", ["--head_size=8"]),
+        ("MP3S/hparams/cv_welsh_linear.yaml", ["--language=en", "--output_neurons=9"]),
+        ("MP3S/hparams/slurp_scenario_linear.yaml", []),
+    ],
+)
+def test_a_table_for_an_encoder(
+    table: Path,
+    encoder: Path,
+    tmp_path: Path,
+    run_table: Callable[..., dict[str, Any]],
+    yaml: str,
+    options: list[str],
+) -> None:
+    given = ["--corpus=manifest", f"--train_manifest={table}", "--train_where=part=train"]
+    given += ["--valid_share=0.2", f"--encoder={encoder}", "--num_buckets=2", "--num_workers=0"]
+    result = run_table(yaml, *given, *options, "--debug")
+    assert result["optimizer_steps"] > 0 and result["metrics"] == {}
+    save = next(tmp_path.glob("*/save"))
+    assert (
+        len(read_manifest(save / "train.csv")) == 6 and len(read_manifest(save / "valid.csv")) == 2
+    )
+    assert "nothing is tested" in (save.parent / "log.txt").read_text()
+
+
+def test_without_tests_and_with_a_share_to_validate_on(
+    table: Path, tmp_path: Path, run_table: Callable[..., dict[str, Any]]
+) -> None:
+    small = "LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
+    given = ["--corpus=manifest", f"--train_manifest={table}", "--valid_share=0.3"]
+    result = run_table(small, *given, *OPTIONS)
+    assert result["optimizer_steps"] > 0 and result["metrics"] == {}
+    again = str(tmp_path / "CTC" / "hyperparams.yaml")
+    main = load_script(RECIPES / "LibriSpeech/ASR/CTC/train.py").main
+    assert main([again, "--device=cpu", "--noprogressbar", "--debug"])["metrics"] == {}
+
+
+def test_flags_of_tables_are_told(
+    table: Path, run_table: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
+    for options, told in (
+        (["--corpus=manifest"], "needs a value for train_manifest: give --train_manifest=VALUE"),
+        (of(table)[1:], "--train_manifest means nothing to --corpus=librispeech, only to mani"),
+        (
+            [*of(table), "--train_splits=[a]"],
+            "--train_splits means nothing to --corpus=manifest, only",
+        ),
+        ([*of(table), "--valid_shar=1"], "did you mean --valid_share"),
+        ([*of(table), "--tasks=[a]"], "--tasks is neither a key"),
+    ):
+        with pytest.raises(InputError, match=f"(?i){told}"):
+            run_table(small, *options, *OPTIONS)
+    with pytest.raises(SystemExit):
+        run_table(small, "--corpus=manifest", "--help")
+    assert "--valid_share=0.05" in capsys.readouterr().out
+
+
+def test_the_readme_names_every_column_and_option() -> None:
+    told = (RECIPES / "README.md").read_text(encoding="utf-8")
+    section = told[told.index("### As a table") : told.index("### As a function")]
+    columns = {f"`{name}`" for names in COLUMNS.values() for name in names}
+    options = {f"--{name}" for name in corpus_spec("manifest").options}
+    assert not [name for name in columns | options if name not in section]
+
+
+@pytest.mark.skipif(not SPEECH.is_file(), reason="no recorded speech beside the repository")
+def test_recorded_speech_from_its_table(
+    tmp_path: Path, run_table: Callable[..., dict[str, Any]]
+) -> None:
+    """Ogg/Opus files, read where they are."""
+    given = ["--corpus=manifest", f"--train_manifest={SPEECH}", "--train_where=split=train"]
+    given += [f"--test_manifests=test={SPEECH}", "--test_where=[split=test, age=8]"]
+    given += ["--training_steps=3", "--warmup_steps=1", "--valid_share=0.01"]
+    small = "LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
+    result = run_table(small, *given, *(option for option in OPTIONS if option != "--debug"))
+    assert result["optimizer_steps"] == 3 and 0 < result["test_utterances"]["test"] < 400
+    assert not list((tmp_path / "CTC").rglob("*.flac"))

@@ -348,3 +348,9 @@ def test_recorded_speech(recorded: Path, run_recipe: RunRecipe, tmp_path: Path) 
     result = run_recipe(SMALL, *options, "--verify_audio=decode")
     assert result["metrics"]["test_action_acc"] == 100
     assert np.isfinite(result["metrics"]["test_loss"]) and len(predictions(tmp_path / "run")) == 5
+
+
+@pytest.mark.parametrize("hparams", [SMALL, SMALL_SEQ], ids=["classification", "seq2seq"])
+def test_shards_train_the_same(hparams: Path, slurp: Path, same_from_shards: RunRecipe) -> None:
+    options = [option for option in tiny(hparams, slurp, training_steps=2)]
+    assert same_from_shards(hparams, *options)["optimizer_steps"] == 2

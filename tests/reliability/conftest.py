@@ -71,7 +71,10 @@ class Runs:
             **faults: see `recipe_run`.
         """
         folder = self.folder / name
-        data = {"data_folder": self.corpus, "output_folder": folder, "train_splits": SPLITS}
+        data = {"data_folder": self.corpus, "train_splits": SPLITS}
+        if "shards" in options:  # which know both
+            data.clear()
+        data["output_folder"] = folder
         argv = [str(hparams), *flags_for(hparams, TINY_SIZES | TINY | options), "--device=cpu"]
         argv += [*flags_for(hparams, {}, **data), "--noprogressbar", "--distributed_backend=gloo"]
         argv += [f"--{key}={value}" for key, value in options.items() if key in RUN_OPTIONS]

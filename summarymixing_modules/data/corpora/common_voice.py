@@ -1,7 +1,7 @@
-"""Common Voice (Ardila et al., "Common Voice: A Massively-Multilingual Speech Corpus", LREC 2020),
-release 11.0: its lists and MP3 clips into manifests, at 16 kHz.
+"""Common Voice (Ardila et al., "Common Voice: A Massively-Multilingual Speech Corpus", LREC 2020):
+its lists and MP3 clips into manifests, at 16 kHz.
 
-The layout is ``cv-corpus-11.0-2022-09-21/LANGUAGE/{train,dev,test}.tsv`` and ``LANGUAGE/clips``.
+The layout is ``cv-corpus-VERSION/LANGUAGE/{train,dev,test}.tsv`` and ``LANGUAGE/clips``.
 Clips are MP3 of 32 or 48 kHz. They are decoded and resampled once, into FLAC files: decoding and
 resampling them in every epoch would cost more than reading.
 """
@@ -19,7 +19,6 @@ import soundfile
 
 from summarymixing_modules.data.audio import SAMPLE_RATE, AudioError, probe_audio, read_audio
 from summarymixing_modules.data.bad_audio import BadFile
-from summarymixing_modules.data.corpora.common_voice_text import ALPHABETS, normalise_sentence
 from summarymixing_modules.data.corpora.registry import register_corpus
 from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import (
@@ -28,11 +27,12 @@ from summarymixing_modules.data.preparation import (
     Utterance,
     file_state,
 )
+from summarymixing_modules.data.text.normalisation import normalise_sentence
 from summarymixing_modules.data.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
-RELEASE = "cv-corpus-11.0-2022-09-21"
+_RELEASES = "cv-corpus-*"
 SPLITS = ("train", "dev", "test")
 _COLUMNS = ("client_id", "path", "sentence")
 
@@ -43,13 +43,15 @@ def prepare_common_voice(
     *,
     clips_folder: str | os.PathLike[str],
     language: str,
-    longest: float,
+    longest: float | None,
+    keep_digits: bool = False,
 ) -> Manifests:
     """Write ``cv_LANGUAGE_SPLIT.csv`` for train, dev and test.
 
     Clips that last longer than ``longest`` are left out of all three, as in MP3S. Sentences are
-    normalised, see `normalise_sentence`. Entries that cannot be used (a broken clip, none at all, a
-    sentence with digits) are left out and listed in ``bad_cv_LANGUAGE_SPLIT.csv``.
+    normalised, see `normalise_sentence`. Entries that cannot be used (a broken clip, none at all,
+    no sentence, one with digits) are left out and listed in ``bad_cv_LANGUAGE_SPLIT.csv``; of a
+    clip that is listed twice, the first entry counts.
 
     A call that was stopped continues after the splits that it had finished and, in the one that it
     had not, after the clips converted. A finished split is done again if the settings, its list or
@@ -59,16 +61,14 @@ def prepare_common_voice(
         preparation: its ``data_folder`` is the release's folder, its parent, or the folder of the
             language. Its ``verify`` means nothing here: converting decodes every clip.
         clips_folder: where to put the clips as 16 kHz FLAC; may be shared by many runs.
-        language: ``"cy"`` (Welsh), ``"eu"`` (Basque) or ``"en"``.
-        longest: seconds.
+        language: name of its folder, such as "cy" (Welsh) or "zh-CN".
+        longest: seconds; None is no limit.
+        keep_digits: see `normalise_sentence`.
 
     Raises:
-        ManifestError: no corpus, a language that is not known, a malformed list, or no usable
-            entry.
+        ManifestError: no corpus, no such language in it, a malformed list, or no usable entry.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
-    if language not in ALPHABETS:
-        raise ManifestError(f"--language {language!r}: use one of {', '.join(ALPHABETS)}")
     names = {split: f"cv_{language}_{split}" for split in SPLITS}
     train, valid, test = (preparation.save_folder / f"{name}.csv" for name in names.values())
     manifests = Manifests(train, valid, {"test": test})
@@ -76,13 +76,15 @@ def prepare_common_voice(
         return manifests.require()
     preparation = replace(preparation, verify="header")
     root = _language_folder(preparation.data_folder, language)
-    converter = _Converter(root / "clips", Path(clips_folder) / language, language, longest)
+    target = Path(clips_folder) / language
+    converter = _Converter(root / "clips", target, language, longest, keep_digits)
     for split, name in names.items():
         fingerprint = {
             "list": [str(root), file_state(root / f"{split}.tsv")],
             "clips": file_state(root / "clips"),  # a folder changes when files come or go
             "converted": str(Path(clips_folder).absolute()),
             "longest": longest,
+            "keep_digits": keep_digits,
         }
         listing = _lister(preparation, converter, root, split)
         preparation.prepare(name, fingerprint, listing, split == "test")
@@ -106,21 +108,33 @@ def _lister(
         )
         long = len(done) - len(found.utterances) - len(found.bad)
         if long:
-            logger.info(f"{title}: {long} clips last over {converter.longest:g} s, left out")
+            logger.info(f"{title}: {long} clips last over {converter.longest} s, left out")
         return found
 
     return listing
 
 
 def _language_folder(data_folder: Path, language: str) -> Path:
-    for root in (data_folder / RELEASE, data_folder):
-        if (root / language / "train.tsv").is_file():
-            return root / language
+    """The folder of a language: in a release, in the only release of a folder, or as it is given.
+
+    Raises:
+        ManifestError: there is none, or there are several.
+    """
     if data_folder.name == language and (data_folder / "train.tsv").is_file():
         return data_folder
+    places = [data_folder, *sorted(data_folder.glob(_RELEASES))]
+    found = [place / language for place in places if (place / language / "train.tsv").is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        releases = ", ".join(folder.parent.name for folder in found)
+        raise ManifestError(f"--data_folder {data_folder}: holds {releases}: give one of them")
+    there = sorted(list_.parent.name for place in places for list_ in place.glob("*/train.tsv"))
+    known = f" There is {', '.join(there)}." if there else ""
     raise ManifestError(
-        f"--data_folder {data_folder}: found no {language}/train.tsv in it, nor in {RELEASE} below "
-        "it. Give the folder of the unpacked release (https://commonvoice.mozilla.org/datasets)"
+        f"--data_folder {data_folder}: found no {language}/train.tsv in it, nor in {_RELEASES} "
+        f"below it.{known} Give the folder of the unpacked release, and its name of the language "
+        "for --language (https://commonvoice.mozilla.org/datasets)"
     )
 
 
@@ -143,13 +157,13 @@ def _read_tsv(file: Path) -> list[_Entry]:
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ManifestError(f"{file}: lacks the columns {', '.join(missing)}: copy it again")
-        entries = []
+        entries: dict[str, _Entry] = {}  # by clip
         for row in reader:
             clip, sentence, where = row["path"], row["sentence"], f"{file}:{reader.line_num}"
             if not clip or sentence is None:
                 raise ManifestError(f"{where}: malformed line {row}: copy the list again")
-            entries.append(_Entry(clip, sentence, row["client_id"], where))
-    return entries
+            entries.setdefault(clip, _Entry(clip, sentence, row["client_id"], where))
+    return list(entries.values())
 
 
 @dataclass(frozen=True)
@@ -159,12 +173,13 @@ class _Converter:
     clips: Path
     target: Path
     language: str
-    longest: float
+    longest: float | None
+    keep_digits: bool
 
     def __call__(self, entry: _Entry) -> Utterance | BadFile | None:
         name, source = Path(entry.clip).stem, self.clips / entry.clip
         try:
-            text = normalise_sentence(entry.sentence, self.language)
+            text = normalise_sentence(entry.sentence, self.language, self.keep_digits)
             audio = self._converted(source, self.target / f"{name}.flac")
         except (AudioError, ValueError) as err:
             reason = str(err) if isinstance(err, AudioError) else f"{entry.where}: {err}"
@@ -178,13 +193,15 @@ class _Converter:
         """The clip at 16 kHz; None if it is too long."""
         if target.is_file() and source.is_file():
             if target.stat().st_mtime_ns >= source.stat().st_mtime_ns:
-                long = probe_audio(target).duration > self.longest
-                return None if long else target
+                return target if self._allows(probe_audio(target).duration) else None
         samples_L = read_audio(source)
-        if len(samples_L) > self.longest * SAMPLE_RATE:
+        if not self._allows(len(samples_L) / SAMPLE_RATE):
             return None
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.stem}.{os.getpid()}.partial.flac")
         soundfile.write(partial, samples_L.clamp(-1, 1).numpy(), SAMPLE_RATE, subtype="PCM_16")
         os.replace(partial, target)
         return target
+
+    def _allows(self, seconds: float) -> bool:
+        return self.longest is None or seconds <= self.longest

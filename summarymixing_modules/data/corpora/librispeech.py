@@ -5,9 +5,10 @@ books", ICASSP 2015), with the columns of SpeechBrain's recipes: ID, duration, w
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.librispeech_tree import (
@@ -19,8 +20,8 @@ from summarymixing_modules.data.corpora.librispeech_tree import (
     split_transcripts,
 )
 from summarymixing_modules.data.corpora.registry import register_corpus
-from summarymixing_modules.data.corpora.splits import check_splits
-from summarymixing_modules.data.manifest import Manifests, merge_manifests
+from summarymixing_modules.data.corpora.splits import Source, check_splits, prepare_splits
+from summarymixing_modules.data.manifest import Manifests
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance
 
 logger = logging.getLogger(__name__)
@@ -59,22 +60,26 @@ def prepare_librispeech(
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
     check_splits(SPLITS, train_splits=train_splits, dev_splits=dev_splits, test_splits=test_splits)
-    folder, save = preparation.data_folder, preparation.save_folder
-    paths = {s: save / f"{s}.csv" for s in (*train_splits, *dev_splits, *test_splits)}
-    test = {split: paths[split] for split in test_splits}
-    manifests = Manifests(save / "train.csv", save / "valid.csv", test)
-    if preparation.skip_prep:
-        return manifests.require()
-    root = corpus_root(folder)
+    return prepare_splits(
+        preparation,
+        partial(_open, preparation.data_folder),
+        train_splits,
+        dev_splits,
+        test_splits,
+    )
+
+
+def _open(data_folder: Path) -> Source:
+    root = corpus_root(data_folder)
     if (root / "demo.json").is_file():
         logger.warning("%s is the SYNTHETIC demo corpus: no human speech", root)
-    for split in paths:
-        source = split_folder(root, split)
-        state = {"root": str(root.relative_to(folder)), **split_fingerprint(source)}
-        preparation.prepare(split, state, partial(_listing, source), split in test_splits)
-    merge_manifests([paths[split] for split in train_splits], manifests.train)
-    merge_manifests([paths[split] for split in dev_splits], manifests.valid)
-    return manifests
+
+    def source(split: str) -> tuple[dict[str, Any], Callable[[], Listing]]:
+        folder = split_folder(root, split)
+        state = {"root": str(root.relative_to(data_folder)), **split_fingerprint(folder)}
+        return state, partial(_listing, folder)
+
+    return source
 
 
 def _listing(folder: Path) -> Listing:

@@ -15,6 +15,7 @@ imported when an unknown name is asked for.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -37,19 +38,36 @@ class CorpusSpec:
     Attributes:
         name: value of ``corpus``.
         prepare: (preparation, **options) → manifests.
-        options: names of its options.
+        options: its options and their defaults.
         needed: those that have no default.
         source: paper.
         transcripts: (data folder, splits) → their transcripts, without looking at audio; None
             where they cannot be had so.
+        folder_of: option that names a file in the data folder, which then need not be given.
+        of_recipes: options that are keys of some recipes anyway, and no flags of the others; where
+            a corpus comes in shards, these may have other values than when it was prepared.
+        error_rate: by which papers score it, "WER" (words) or "CER" (characters).
     """
 
     name: str
     prepare: Callable[..., Manifests]
-    options: tuple[str, ...]
+    options: Mapping[str, Any]
     needed: tuple[str, ...]
     source: str
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None
+    folder_of: str | None = None
+    of_recipes: tuple[str, ...] = ()
+    error_rate: str = "WER"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The options that are flags of any recipe of this corpus, and their defaults."""
+        return {name: value for name, value in self.options.items() if name not in self.of_recipes}
+
+    def about(self, option: str) -> str:
+        """What the docstring says of an option, up to the end of its first line."""
+        found = re.search(rf"^ +{option}: (.+)$", self.prepare.__doc__ or "", re.MULTILINE)
+        return found[1] if found else ""
 
     def options_in(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
         """The corpus's options among the keys of a recipe.
@@ -72,6 +90,9 @@ def register_corpus(
     name: str,
     source: str,
     transcripts: Callable[[Path, Sequence[str]], list[str]] | None = None,
+    folder_of: str | None = None,
+    of_recipes: tuple[str, ...] = (),
+    error_rate: str = "WER",
 ) -> Callable[[_Prepare], _Prepare]:
     """Decorator that makes a preparation available as ``corpus: name``.
 
@@ -79,6 +100,9 @@ def register_corpus(
         name: value of ``corpus``.
         source: paper.
         transcripts: see `CorpusSpec`.
+        folder_of: likewise.
+        of_recipes: likewise.
+        error_rate: likewise.
 
     Raises:
         ValueError: the name is taken.
@@ -89,9 +113,10 @@ def register_corpus(
             raise ValueError(f"corpus {name!r} is registered already ({_SPECS[name]}).")
         parameters = inspect.signature(prepare).parameters.values()
         own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        options = tuple(p.name for p in own)
+        options = {p.name: None if p.default is p.empty else p.default for p in own}
         needed = tuple(p.name for p in own if p.default is p.empty)
-        _SPECS[name] = CorpusSpec(name, prepare, options, needed, source, transcripts)
+        more = (transcripts, folder_of, of_recipes, error_rate)
+        _SPECS[name] = CorpusSpec(name, prepare, options, needed, source, *more)
         return prepare
 
     return decorate

@@ -1,10 +1,12 @@
-"""The splits that a recipe asks a corpus for."""
+"""The splits that a recipe asks a corpus for, checked and prepared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from summarymixing_modules.data.manifest import ManifestError
+from summarymixing_modules.data.manifest import ManifestError, Manifests, merge_manifests
+from summarymixing_modules.data.preparation import Listing, Preparation
 
 
 def check_splits(known: Sequence[str], **flags: Sequence[str]) -> None:
@@ -33,3 +35,47 @@ def check_splits(known: Sequence[str], **flags: Sequence[str]) -> None:
             f"{', '.join(leaked)}: in --train_splits and also in --dev_splits or --test_splits; "
             "scores on training data mean nothing: take it out of one of them"
         )
+
+
+#: (split) → JSON that changes when it does, and what lists it
+Source = Callable[[str], tuple[Mapping[str, Any], Callable[[], Listing]]]
+
+
+def prepare_splits(
+    preparation: Preparation,
+    open_corpus: Callable[[], Source],
+    train: Sequence[str],
+    dev: Sequence[str],
+    test: Sequence[str],
+    prefix: str = "",
+    overrun: float = 0.0,
+) -> Manifests:
+    """Write ``train.csv``, ``valid.csv`` and a CSV for each split.
+
+    Args:
+        preparation: of the corpus.
+        open_corpus: finds it in its folder; not called with ``skip_prep``.
+        train: splits to train on.
+        dev: to validate on.
+        test: to test on.
+        prefix: of the names of the splits' files.
+        overrun: see `Preparation.prepare`.
+
+    Raises:
+        ManifestError: see `Preparation.prepare`.
+        TooManyBadFiles: more of a split is unusable than is tolerated.
+    """
+    save = preparation.save_folder
+    names = {split: f"{prefix}{split}" for split in (*train, *dev, *test)}
+    paths = {split: save / f"{name}.csv" for split, name in names.items()}
+    tests = {split: paths[split] for split in test}
+    manifests = Manifests(save / "train.csv", save / "valid.csv", tests)
+    if preparation.skip_prep:
+        return manifests.require()
+    source = open_corpus()
+    for split, name in names.items():
+        fingerprint, listing = source(split)
+        preparation.prepare(name, fingerprint, listing, split in test, overrun=overrun)
+    merge_manifests([paths[split] for split in train], manifests.train)
+    merge_manifests([paths[split] for split in dev], manifests.valid)
+    return manifests

@@ -56,7 +56,11 @@ class Trial:
         return self.one.split("/")[0], self.other.split("/")[0]
 
 
-@register_corpus("voxceleb", source="Nagrani et al., Interspeech 2017, arXiv 1706.08612")
+@register_corpus(
+    "voxceleb",
+    source="Nagrani et al., Interspeech 2017, arXiv 1706.08612",
+    of_recipes=("seed",),
+)
 def prepare_voxceleb(
     preparation: Preparation,
     *,

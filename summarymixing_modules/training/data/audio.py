@@ -14,7 +14,7 @@ from summarymixing_modules.data.dataset import SpeechDatasets, make_datasets
 from summarymixing_modules.data.manifest import Manifests
 from summarymixing_modules.data.manifest_dataset import ManifestDataset
 from summarymixing_modules.data.text.tokenizers import Tokenizer
-from summarymixing_modules.training.data.manifests import prepare_corpus
+from summarymixing_modules.training.data.manifests import data_folder, prepare_corpus
 
 _Data = TypeVar("_Data", bound="AudioData")
 
@@ -63,7 +63,7 @@ def build_data(
         manifests.train,
         manifests.valid,
         manifests.test,
-        hparams["data_folder"],
+        data_folder(hparams),
         tokenizer,
         Path(hparams["output_folder"]) / "bad_audio.csv",
         hparams["sample_rate"],
@@ -105,4 +105,5 @@ def _sampler(train: ManifestDataset, hparams: Mapping[str, Any]) -> DynamicBatch
         shuffle=hparams["sorting"] == "random",
         batch_ordering=hparams["sorting"],
         seed=hparams["seed"],
+        shard_window=hparams.get("shard_window"),
     )

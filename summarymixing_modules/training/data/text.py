@@ -13,6 +13,7 @@ from summarymixing_modules.data.corpora import corpus_spec
 from summarymixing_modules.data.text.lines import LineBatchSampler, LineDataset, build_line_store
 from summarymixing_modules.data.text.tokenizers import Tokenizer
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.data.manifests import data_folder
 from summarymixing_modules.training.lm_folder import load_tokenizer
 
 
@@ -95,7 +96,7 @@ def _transcripts(hparams: Mapping[str, Any], splits: list[str]) -> list[str]:
             f"--corpus={corpus.name}: its transcripts cannot be read without its audio. Leave the "
             "splits at [], and give text by --lm_text."
         )
-    return corpus.transcripts(Path(hparams["data_folder"]), splits)
+    return corpus.transcripts(data_folder(hparams), splits)
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:

@@ -107,6 +107,18 @@ def _check_batches(values: Values) -> None:
         _require(values, "max_batch_length", batch > shortest, wanted)
 
 
+def _check_shards(values: Values) -> None:
+    if values.get("shard_window") is None:
+        return
+    if values.get("shards") is None:
+        raise ConfigError("--shard_window is for --shards: leave it out, or give them.")
+    if values.get("sorting") != "random" or "crop_seconds" in values:
+        raise ConfigError(
+            "--shard_window shuffles batches by length within some shards: leave it out with "
+            "another --sorting than random, and where batches are of crops."
+        )
+
+
 def _check_splits(values: Values) -> None:
     scored = "test_beam_size" in values or "tasks" in values  # others report no test
     if scored and values.get("test_splits") == []:
@@ -246,6 +258,7 @@ def _check_chunks_are_used(values: Values, given: Collection[str]) -> None:
 _CHECKS: tuple[Callable[[Values], None], ...] = (
     _check_intervals,
     _check_batches,
+    _check_shards,
     _check_splits,
     _check_classes,
     _check_outputs,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from speechbrain.utils.run_opts import HELP_TEXTS
 
+from summarymixing_modules.data.corpora import corpus_spec
 from summarymixing_modules.training.recipe.options import FLAGS, RESUME_WITH_CHANGES, RUN_OPTIONS
 from summarymixing_modules.training.recipe.yaml_checks import (
     FLAT_TAGS,
@@ -26,6 +28,7 @@ def describe_flags(recipe: RecipeFile) -> str:
     """The head of a recipe's file, its flags with values and comments, and the run options."""
     lines = [*_head(recipe.file), "", f"Flags of {recipe.file} and their values, for --key=value:"]
     lines += _flags(recipe)
+    lines += _corpus_flags(recipe)
     lines += ["", "Flags of every recipe:", _line(RESUME_WITH_CHANGES, "False", _RESUME)]
     options = [key for key in RUN_OPTIONS if key in HELP_TEXTS and key not in recipe.tree]
     for key in options:
@@ -47,8 +50,9 @@ def _head(file: Path) -> list[str]:
 def _flags(recipe: RecipeFile) -> Iterator[str]:
     """A line for every key that is a flag, the file's own first, under the comments above them."""
     listed: set[str] = set()
-    comments = {key: c for file in recipe.parts for _, key, _, c in _keys_in(file) if c}
-    for file in reversed(recipe.parts):
+    files = [file for file in recipe.parts if file.is_file()]
+    comments = {key: c for file in files for _, key, _, c in _keys_in(file) if c}
+    for file in reversed(files):
         above = [] if file == recipe.file else ["", f"From {file.name}:"]
         for heading, key, value, _ in _keys_in(file):
             above += ["", *heading] if heading else []
@@ -58,6 +62,18 @@ def _flags(recipe: RecipeFile) -> Iterator[str]:
             yield from above
             above = []
             yield _line(key, value, comments.get(key))
+
+
+def _corpus_flags(recipe: RecipeFile) -> Iterator[str]:
+    """A line for every option of a corpus that no file has written."""
+    for file, options in recipe.parts.items():
+        if file.is_file():
+            continue
+        spec = corpus_spec(file.name.partition("=")[2])
+        yield from ("", f"From {file}:")
+        for name, default in options.items():
+            value = PLACEHOLDER if tag_of(default) == PLACEHOLDER else json.dumps(default)
+            yield _line(name, value, spec.about(name))
 
 
 def _keys_in(file: Path) -> Iterator[tuple[list[str], str, str, str | None]]:

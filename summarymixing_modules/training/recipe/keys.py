@@ -45,16 +45,25 @@ from summarymixing_modules.training.recipe.kinds import (
 
 PRECISION = choice("fp32", "fp16", "bf16")
 SPLITS = list_of(TEXT, "[dev-clean, dev-other]")
+NAMED = either(TEXT, NAMES)  # NAME=VALUE, one or more
 BLOCKS = list_of(POSITIVE_WHOLE, "[64, 32]", least=1)
 
 _DATA: dict[str, Kind] = {
     "corpus": TEXT,  # its registry says which there are
     "data_folder": PATH,
+    "shards": optional(PATH),
+    "shard_window": optional(POSITIVE_WHOLE),
     "output_folder": PATH,
     "save_folder": PATH,
     "init_from": optional(PATH),
     "trust_run": BOOLEAN,
     "encoder": PATH,  # pre-trained
+    "train_manifest": PATH,
+    "valid_manifest": PATH,
+    "test_manifests": NAMED,
+    "train_where": NAMED,
+    "valid_where": NAMED,
+    "test_where": NAMED,
     "train_splits": SPLITS,
     "dev_splits": SPLITS,
     "test_splits": SPLITS,
@@ -75,6 +84,7 @@ _DATA: dict[str, Kind] = {
     "crop_seconds": POSITIVE,
     "clips_folder": PATH,
     "language": TEXT,
+    "keep_digits": BOOLEAN,
     "fold": either(choice("all"), whole(1, 10)),
     "trials_file": optional(PATH),
     "words": optional(NAMES),
@@ -107,6 +117,8 @@ _TRAINING: dict[str, Kind] = {
     "training_steps": POSITIVE_WHOLE,
     "optimizer_step_limit": optional(POSITIVE_WHOLE),
     "number_of_epochs": POSITIVE_WHOLE,
+    "second_stage_after": optional(POSITIVE_WHOLE),
+    "second_lr": POSITIVE,
     "lr": POSITIVE,
     "final_lr": optional(NOT_NEGATIVE),
     "encoder_lr": POSITIVE,
@@ -177,6 +189,13 @@ _FEATURES: dict[str, Kind] = {
     "drop_replace": choice("mean", "zeros"),
     "augment_first": BOOLEAN,
     "warp_window": COUNT,
+    "noise_manifest": PATH,
+    "noise_prob": SHARE,
+    "noise_snr_low": number(),
+    "noise_snr_high": number(),
+    "rir_manifest": PATH,
+    "rir_prob": SHARE,
+    "mixing_prob": SHARE,
 }
 
 _MODEL: dict[str, Kind] = {
@@ -191,6 +210,7 @@ _MODEL: dict[str, Kind] = {
     "num_layers": POSITIVE_WHOLE,
     "d_ffn": POSITIVE_WHOLE,
     "csgu_linear_units": EVEN,  # one half gates the other
+    "merge_width": optional(POSITIVE_WHOLE),
     "kernel_size": ODD,  # as many frames to the left as to the right
     "alpha": POSITIVE,
     "dropout": BELOW_ONE,
@@ -203,6 +223,8 @@ _MODEL: dict[str, Kind] = {
     "decoder_mixer_options": OPTIONS,
     "decoder_nhead": optional(POSITIVE_WHOLE),
     "d_embedding": optional(POSITIVE_WHOLE),
+    "d_output": POSITIVE_WHOLE,
+    "hidden_size": POSITIVE_WHOLE,
     "normalize_before": BOOLEAN,
     "predictor_size": POSITIVE_WHOLE,
     "predictor_dropout": BELOW_ONE,

@@ -22,7 +22,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from summarymixing_modules.data.corpora import corpus_spec
 from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.training.recipe.options import ConfigError
@@ -200,7 +199,7 @@ def in_use(recipe: RecipeFile, given: Collection[str], known_keys: Collection[st
             for key, node in tree.items()
             if key not in {*read, *given, *known_keys}
             and not key.startswith("__")
-            and any(part.get(key) is node for part in pieces)
+            and any(key in part and part[key] is node for part in pieces)
         ]
         if not unused:
             return replace(recipe, tree=tree)
@@ -233,22 +232,6 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
                 f"Nothing reads the key '{key}' ({recipe.place(key)[:-1]}): no <{key}> refers to "
                 f"it, and the recipe's code does not know it. Remove it or mend its name.{hint}"
             )
-
-
-def corpus_options(recipe: RecipeFile, overrides: Mapping[str, str]) -> frozenset[str]:
-    """The keys that corpora read by name: the recipe's, and those that it has another in place of.
-
-    With ``--corpus``, or a base that has another one, keys stay in the file that are of no use; but
-    no flag may be of none.
-
-    Raises:
-        InputError: there is no such corpus.
-    """
-    written = [str(part["corpus"]) for part in recipe.parts.values() if "corpus" in part]
-    chosen = overrides.get("corpus", recipe.tree.get("corpus"))
-    replaced = {option for name in written for option in corpus_spec(name).options}
-    own = () if chosen is None else corpus_spec(str(chosen)).options
-    return frozenset(own) | (replaced - overrides.keys())
 
 
 def tag_of(node: Any) -> str:

@@ -80,7 +80,8 @@ _LISTS = {
     "attention": "[!ref <CNN>, !ref <Transformer>, !ref <seq_lin>, !ref <ctc_lin>]",
     "ctc": "[!ref <CNN>, !ref <Transformer>, !ref <ctc_lin>]",
     "encoder": "[!ref <CNN>, !ref <enc>]",
-    "transducer": "[!ref <CNN>, !ref <enc>, !ref <emb>, !ref <dec>, !ref <proj_enc>]",
+    "transducer": "[!ref <CNN>, !ref <enc>, !ref <emb>, !ref <dec>, !ref <proj_enc>, "
+    "!ref <proj_dec>, !ref <proj_ctc>, !ref <transducer_lin>]",
     "best-rq": "[!ref <CNN>, !ref <enc>, !ref <Quantizer>, !ref <linear>]",
 }
 _MORE = {
@@ -94,8 +95,35 @@ dec: !new:speechbrain.nnet.RNN.LSTM
     hidden_size: 8
 proj_enc: !new:speechbrain.nnet.linear.Linear
     input_size: !ref <d_model>
-    n_neurons: 8
+    n_neurons: 10
     bias: False
+proj_dec: !new:speechbrain.nnet.linear.Linear
+    input_size: 8
+    n_neurons: 10
+    bias: False
+proj_ctc: !new:speechbrain.nnet.linear.Linear
+    input_size: 10
+    n_neurons: !ref <output_neurons>
+transducer_lin: !new:speechbrain.nnet.linear.Linear
+    input_size: 10
+    n_neurons: !ref <output_neurons>
+    bias: False
+Tjoint: !new:speechbrain.nnet.transducer.transducer_joint.Transducer_joint
+    joint: sum
+    nonlinearity: !ref <activation>
+lm_model: !new:speechbrain.lobes.models.RNNLM.RNNLM
+    output_neurons: !ref <output_neurons>
+    embedding_dim: 6
+    activation: !name:torch.nn.LeakyReLU
+    dropout: 0.0
+    rnn_layers: 2
+    rnn_neurons: 9
+    dnn_blocks: 1
+    dnn_neurons: 7
+    return_hidden: True
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        lm: !ref <lm_model>
 """,
     "best-rq": """
 Quantizer: !new:speechbrain.nnet.quantisers.RandomProjectionQuantizer

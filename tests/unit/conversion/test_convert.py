@@ -10,6 +10,7 @@ import pytest
 import torch
 from speechbrain.decoders import S2STransformerBeamSearcher, ctc_greedy_decode
 from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder, TransformerLMScorer
+from speechbrain.decoders.transducer import TransducerBeamSearcher
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import Tensor
 
@@ -20,7 +21,10 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.inference import Recognizer
 from summarymixing_modules.models.asr.attention_search import make_searcher
 from summarymixing_modules.models.asr.language_model import LanguageModel
+from summarymixing_modules.models.asr.recurrent_language_model import RecurrentLanguageModel
+from summarymixing_modules.models.asr.transducer_search import BoundedBeamSearcher
 from summarymixing_modules.ops.summary import masked
+from summarymixing_modules.streaming import StreamingRecognizer
 from summarymixing_modules.training.lm_folder import load_language_model
 from tests.tensors import padding_of
 from tests.unit.conversion.conftest import Stock
@@ -90,18 +94,54 @@ def test_a_padded_batch_is_as_alone(stock: Callable[..., Stock], tmp_path: Path)
 
 
 @torch.no_grad()
-def test_chunks_of_a_transducer(stock: Callable[..., Stock], tmp_path: Path) -> None:
+def test_a_transducer(stock: Callable[..., Stock], tmp_path: Path) -> None:
+    """With chunks, all scores of its lattice, its CTC head, and what its searches find."""
     theirs = stock("transducer")
+    (saved,) = theirs.folder.glob("save/CKPT*")
+    torch.save(theirs["lm_model"].state_dict(), saved / "lm.ckpt")
+    found = convert(theirs.folder / "save", tmp_path / "bundle")
+    assert all(name.startswith("positional_encoding") for name in found.dropped)
+    ours = load_model(tmp_path / "bundle")
+    samples_BL, lengths_B = audio(SAMPLES)
+    features = ours.acoustic_features(samples_BL, lengths_B)
+    tokens_BU = torch.tensor([[4, 5, 6, 4]])
+    said_BUP, _ = theirs["dec"](theirs["emb"](torch.tensor([[0, 4, 5, 6, 4]])))
+    for chunks in (None, DynChunkTrainConfig(4, 2), DynChunkTrainConfig(5)):
+        x_BTD = theirs["CNN"](theirs.features(samples_BL))
+        encoded_BTJ = theirs["proj_enc"](
+            theirs["enc"](x_BTD, torch.ones(1), dynchunktrain_config=chunks)
+        )
+        joined = theirs["Tjoint"](encoded_BTJ[:, :, None], theirs["proj_dec"](said_BUP)[:, None])
+        output = ours.model(*features, tokens_BU, chunks)
+        assert difference(output.logits_BTUV, theirs["transducer_lin"](joined)) < CLOSE
+        ctc_BTV = theirs["proj_ctc"](encoded_BTJ).log_softmax(-1)
+        assert difference(output.ctc_log_probs_BTV, ctc_BTV) < CLOSE
+    with pytest.raises(InputError, match="a stream does not know"):
+        StreamingRecognizer(ours.model, ours.features, ours.normalize, ours.tokenizer, 4)
+    lm = load_language_model(tmp_path / "bundle-lm", ours.tokenizer, RecurrentLanguageModel)
+    parts = ([theirs["emb"], theirs["dec"], theirs["proj_dec"]], theirs["Tjoint"])
+    search = TransducerBeamSearcher(
+        *parts, [theirs["transducer_lin"]], 0, 3, 1, theirs["lm_model"].eval(), 0.5
+    )
+    searcher = BoundedBeamSearcher(ours.model, 3, 10_000, lm, 0.5)
+    want = search(encoded_BTJ[:, :6])[0]
+    assert searcher.search(output.encoded_BTD[:, :6], torch.tensor([6])) == want and want[0]
+
+
+@torch.no_grad()
+def test_of_half_a_transducer_the_encoder(stock: Callable[..., Stock], tmp_path: Path) -> None:
+    theirs = stock("transducer")
+    path = theirs.folder / "hyperparams.yaml"
+    path.write_text(path.read_text().replace(", !ref <transducer_lin>]", "]"))
+    (model,) = theirs.folder.glob("save/CKPT*/model.ckpt")
+    tensors = torch.load(model, weights_only=True)
+    torch.save({name: t for name, t in tensors.items() if not name.startswith("7.")}, model)
     found = convert(theirs.folder / "save", tmp_path / "bundle")
     assert {"dec.rnn.weight_hh_l0", "proj_enc.w.weight"} <= set(found.dropped)
     ours = SSLEncoder.from_bundle(tmp_path / "bundle")
     samples_BL, lengths_B = audio(SAMPLES)
-    for chunks in (DynChunkTrainConfig(4, 2), DynChunkTrainConfig(5)):
-        x_BTD = theirs["CNN"](theirs.features(samples_BL))
-        want_BTD = theirs["enc"](x_BTD, torch.ones(1), dynchunktrain_config=chunks)
-        features = ours.acoustics.acoustic_features(samples_BL, lengths_B)
-        got_BTD, _ = ours.encoder.encode(*features, chunks)
-        assert difference(got_BTD, want_BTD) < CLOSE
+    want_BTD = theirs["enc"](theirs["CNN"](theirs.features(samples_BL)))
+    assert difference(ours(samples_BL, lengths_B).output_BTD, want_BTD) < CLOSE
 
 
 @torch.no_grad()

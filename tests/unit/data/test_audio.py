@@ -44,6 +44,22 @@ def test_reads_what_was_written(tmp_path: Path, suffix: str) -> None:
     assert probe_audio(path).duration == 0.5
 
 
+def test_sphere_files(tmp_path: Path) -> None:
+    """Those of NIST: read by part; cut short or compressed, which libsndfile does not tell."""
+    path, samples = tmp_path / "talk.sph", np.linspace(-0.5, 0.5, 8000)
+    soundfile.write(path, samples, 16000, format="NIST", subtype="PCM_16")
+    assert check_audio(path) == AudioInfo(8000, 16000, 1)
+    assert np.allclose(read_audio(path, start=100, stop=300).numpy(), samples[100:300], atol=1e-4)
+    content = path.read_bytes()
+    coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00"
+    path.write_bytes(content.replace(b"sample_coding -s3 pcm", coding))
+    with pytest.raises(AudioError, match=r"compressed \(embedded-shorten-v2\.00\).*sph2pipe"):
+        probe_audio(path)
+    path.write_bytes(content[:9024])
+    with pytest.raises(AudioError, match="promises 8000 samples, the file holds 4000"):
+        probe_audio(path)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     for read in (probe_audio, read_audio):
         with pytest.raises(AudioError, match=r"gone\.flac: no such audio file: check that"):

@@ -11,11 +11,11 @@ import soundfile
 from summarymixing_modules.data.audio import read_audio
 from summarymixing_modules.data.bad_audio import TooManyBadFiles
 from summarymixing_modules.data.corpora import common_voice
-from summarymixing_modules.data.corpora.common_voice import RELEASE
-from summarymixing_modules.data.corpora.common_voice_text import normalise_sentence
 from summarymixing_modules.data.manifest import ManifestError, Manifests, read_manifest
+from summarymixing_modules.data.text.normalisation import normalise_sentence
 from tests.unit.data.prepared import prepared
 
+RELEASE = "cv-corpus-11.0-2022-09-21"
 HEADER = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tlocale\tsegment"
 
 
@@ -98,7 +98,10 @@ def test_bad_clips_and_sentences_are_named_and_counted(release: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"language": "xx"}, "--language 'xx'.*cy"), ({"language": "eu"}, "no eu/train.tsv")],
+    [
+        ({"language": "xx"}, "no xx/train.tsv in it.*There is cy.*for --language"),
+        ({"language": "eu"}, "no eu/train.tsv"),
+    ],
 )
 def test_bad_arguments(
     options: dict[str, object], message: str, release: Path, tmp_path: Path

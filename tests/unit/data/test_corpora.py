@@ -63,7 +63,9 @@ def test_those_that_are_there() -> None:
         "librispeech",
         "slurp",
         "speech_commands",
+        "tedlium2",
         "voxceleb",
+        "voxpopuli",
     }
     assert corpus_spec("iemocap").needed == ("fold",)
     assert "seed" in corpus_spec("voxceleb").options
@@ -98,7 +100,7 @@ def test_what_a_corpus_does_not_have(
         load_verification({**hparams, "room": "kitchen"})
     monkeypatch.setattr(
         "summarymixing_modules.training.data.text.load_tokenizer",
-        lambda file: type("Tokens", (), {"vocab_size": 29}),
+        lambda file: type("Tokens", (), {"vocab_size": 29, "bos_index": 1}),
     )
     text = {"lm_text": None, "train_splits": ["a"], "output_neurons": 29, "tokenizer_file": "x"}
     with pytest.raises(InputError, match="--corpus=mine: its transcripts cannot be read without"):

@@ -44,6 +44,10 @@ def test_published_figures_are_those_of_the_papers() -> None:
     assert matrix["chunks of 8, 2 to the left"] == 4.38
     assert matrix["chunks of 12, 4 to the left"] == 3.51
     assert matrix["test-other, full context"] == 6.47
+    talks = {row.name: row.published for row in load_table("talks").rows}
+    assert talks["tedlium2/self-attention"] == {"TED-LIUM 2, test": 8.11}
+    assert talks["voxpopuli/self-attention"]["VoxPopuli test, chunks of 8, 32 to the left"] == 12.37
+    assert not talks["tedlium2/SummaryMixing"] and not talks["voxpopuli/SummaryMixing-fast-256"]
     cost = {row.name: row.published for row in load_table("cost").rows}
     assert cost["RelPosMHAXL"]["memory, 99 s"] == 51.5
     assert cost["SummaryMixing"]["decoding, 60 s"] == 3.84

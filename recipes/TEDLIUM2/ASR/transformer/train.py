@@ -1,0 +1,1 @@
+../../../LibriSpeech/ASR/transformer/train.py

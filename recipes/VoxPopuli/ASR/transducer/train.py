@@ -1,0 +1,1 @@
+../../../LibriSpeech/ASR/transducer/train.py
