@@ -50,7 +50,7 @@ Verify = Literal["header", "decode"]
 #: What `Preparation.wanted` calls a transcript.
 TRANSCRIPT = "text"
 #: Raise it whenever the same corpus and settings give other manifests.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ READERS = [
     *ROOT.glob("recipes/**/*.py"),
     *ROOT.glob("summarymixing_modules/bench/*.py"),
     *ROOT.glob("summarymixing_modules/tables/arguments.py"),
+    *ROOT.glob("summarymixing_modules/data/shards/flags.py"),
 ]
 #: Names that stand for a file or folder of the reader's.
 ANY_YAML = ("hparams/x.yaml", "results/x/hyperparams.yaml")

@@ -85,6 +85,7 @@ _DATA: dict[str, Kind] = {
     "clips_folder": PATH,
     "language": TEXT,
     "keep_digits": BOOLEAN,
+    "split_apostrophes": BOOLEAN,
     "fold": either(choice("all"), whole(1, 10)),
     "trials_file": optional(PATH),
     "words": optional(NAMES),
@@ -279,6 +280,7 @@ _STREAMING: dict[str, Kind] = {
 _DECODING: dict[str, Kind] = {
     "valid_beam_size": POSITIVE_WHOLE,
     "test_beam_size": POSITIVE_WHOLE,
+    "error_rate": optional(choice("WER", "CER")),
     "test_beam_options": OPTIONS,
     "max_symbols": POSITIVE_WHOLE,
     "max_expansions": POSITIVE_WHOLE,
