@@ -41,7 +41,8 @@ EXTRAS = {
 }
 EXTRAS["dev"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["microphone"] = ["sounddevice>=0.4.6"]  # needs PortAudio, which not every machine has
-EXTRAS["huggingface"] = ["transformers>=4.30"]  # probing its encoders, from a local folder
+#: Probing its encoders, from a local folder; tables of its data sets.
+EXTRAS["huggingface"] = ["datasets>=2.14", "transformers>=4.30"]
 
 
 def read_version() -> str:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from summarymixing_modules._version import __version__
 from summarymixing_modules.bench.flags import add_bench_flags, add_plan_flags
@@ -49,6 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_bench(commands)
     _add_plan(commands)
     _add_prepare(commands)
+    _add_manifest(commands)
     _add_shard(commands)
     _add_tables(commands)
     own, extra = split_flags(argv)
@@ -268,6 +270,28 @@ def _run_prepare(arguments: argparse.Namespace) -> int:
     from summarymixing_modules.training.recipe.prepare import run_prepare  # imports SpeechBrain
 
     return run_prepare(arguments.recipe, arguments.flags)
+
+
+def _add_manifest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    manifest = commands.add_parser(
+        "manifest", help="a table for --corpus=manifest of what other programs keep"
+    )
+    add = manifest.add_argument
+    add(
+        "source", metavar="SOURCE", help="a folder of Hugging Face's save_to_disk, or Lhotse's cuts"
+    )
+    add("--from", dest="kind", required=True, choices=("hf", "lhotse"), help="what wrote it")
+    add("--out", required=True, metavar="TABLE", help="the table to write, as JSON lines")
+    manifest.set_defaults(run=_run_manifest)
+
+
+def _run_manifest(arguments: argparse.Namespace) -> int:
+    from summarymixing_modules.data.table_sources import write_table  # imports torch
+
+    table = Path(arguments.out)
+    rows = write_table(arguments.kind, Path(arguments.source), table)
+    print(f"{table}: {rows} rows. Train with --corpus=manifest --train_manifest={table}")
+    return 0
 
 
 def _add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -80,7 +80,7 @@ class TranscriptBrain(SafeBrain):
         beam_size = self.hparams.test_beam_size if stage == sb.Stage.TEST else 1
         options = self.hparams.test_beam_options
         self.decode = CTCDecoder(self.hparams.data.tokenizer, beam_size, options)
-        return {"transcripts": TranscriptScore()}
+        return {"transcripts": TranscriptScore(self.error_rate)}
 
     def make_rates(self) -> PartRates:
         """A rate for the head, one for the layer weights, and one for a tuned encoder."""

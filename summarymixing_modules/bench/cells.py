@@ -1,6 +1,6 @@
 """Cost of mixers alone.
 
-    python -m summarymixing_modules.bench.cells textbook   # the cell against its textbook form
+    python -m summarymixing_modules.bench.cells textbook   # cells against their textbook forms
     python -m summarymixing_modules.bench.cells chunks     # chunk masks against the T×T form
     python -m summarymixing_modules.bench.cells slopes     # growth with T of every mixer
 
@@ -25,11 +25,13 @@ from summarymixing_modules.bench.measure import (
     time_interleaved,
 )
 from summarymixing_modules.mixers import (
+    Mixer,
     MixerSize,
+    PoM,
     SummaryMixing,
     mixer_forms,
 )
-from summarymixing_modules.mixers.naive import naive_summary_mixing
+from summarymixing_modules.mixers.naive import NAIVE, naive_summary_mixing
 
 CHUNK_LENGTHS = (2048, 4096, 8192, 16384)
 SLOPE_LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -37,12 +39,19 @@ QUADRATIC_LENGTHS = (512, 1024, 2048, 4096)
 
 
 def textbook(rounds: int) -> None:
-    """The SummaryMixing cell against repeat, concatenate, one matrix (B = 4, T = 1000, d = 512)."""
+    """Mixers against the form that their papers write (B = 4, T = 1000).
+
+    SummaryMixing's repeats, concatenates and multiplies by one matrix; PoM's keeps all monomials.
+    """
     print("cell | ours | textbook | speed-up | activations kept, ours / textbook")
-    for nhead in (1, 4, 8):
-        cell = SummaryMixing(512, nhead, global_dropout=0.0, use_layernorm=False)
-        naive = partial(naive_summary_mixing, cell)
-        x_BTD = torch.randn(4, 1000, 512)
+    cells: dict[str, Mixer] = {
+        f"{nhead} head(s)": SummaryMixing(512, nhead, global_dropout=0.0, use_layernorm=False)
+        for nhead in (1, 4, 8)
+    }
+    cells["pom, d = 256"] = PoM(256)
+    for name, cell in cells.items():
+        naive = partial(NAIVE[type(cell)], cell)
+        x_BTD = torch.randn(4, 1000, cell.enc_dim)
         _check("textbook", cell(x_BTD), naive(x_BTD))
         cases = {
             "ours": partial(forward_backward, cell, x_BTD),
@@ -52,7 +61,7 @@ def textbook(rounds: int) -> None:
         x_BTD.requires_grad_()
         ours, theirs = (kept_bytes(partial(form, x_BTD), cell) for form in (cell, naive))
         print(
-            f"{nhead} head(s) | {timings['ours']} | {timings['textbook']} | "
+            f"{name} | {timings['ours']} | {timings['textbook']} | "
             f"{paired_ratio(timings, 'textbook', 'ours'):.2f} | "
             f"{ours / 2**20:.1f} / {theirs / 2**20:.1f} MiB = {ours / theirs:.2f}"
         )

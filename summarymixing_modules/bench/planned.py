@@ -18,6 +18,7 @@ from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.models.acoustic import AcousticEncoder
 from summarymixing_modules.models.widths import count_parameters, without_memory
 from summarymixing_modules.training.recipe.consistency import check_together, values_of
+from summarymixing_modules.training.recipe.corpus_keys import corpus_options, with_corpus
 from summarymixing_modules.training.recipe.options import (
     RUN_OPTIONS,
     as_yaml,
@@ -29,11 +30,9 @@ from summarymixing_modules.training.recipe.reads import keys_read
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import (
     check_yaml,
-    corpus_options,
     in_use,
     read_recipe,
     train_script,
-    with_corpus,
 )
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 

@@ -28,6 +28,10 @@ SampleKind: TypeAlias = Literal["float32", "float64", "int16", "int32"]
 
 #: Of every corpus, Hz.
 SAMPLE_RATE = 16000
+#: What libsndfile decodes, by the ends of file names.
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".au"}
+)
 
 #: libsndfile's log of a WAV file that promises more data than the file holds.
 _WAV_SHORTER_THAN_PROMISED = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)

@@ -41,13 +41,16 @@ from summarymixing_modules.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from summarymixing_modules.data.parts import check_length, part_in_samples
 from summarymixing_modules.data.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
 Verify = Literal["header", "decode"]
+#: What `Preparation.wanted` calls a transcript.
+TRANSCRIPT = "text"
 #: Raise it whenever the same corpus and settings give other manifests.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Utterance:
         speaker: where the corpus tells.
         start: first sample of the file that belongs to it, at the file's rate.
         stop: one past its last sample; None is the end of the file.
+        part: instead of these, where it starts and ends in seconds; None is the end of the file.
+        lasts: seconds that the file is said to last, which are compared.
     """
 
     id: str
@@ -71,6 +76,8 @@ class Utterance:
     speaker: str = ""
     start: int = 0
     stop: int | None = None
+    part: tuple[float, float | None] | None = None
+    lasts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ class Preparation:
             test set cannot be compared.
         skip_prep: take the manifests that are there, unchecked.
         progress: show progress bars.
+        wanted: what every utterance must have besides its audio, for a corpus that may lack it:
+            `TRANSCRIPT`, or names of labels.
 
     Raises:
         ManifestError: a setting that means nothing.
@@ -115,6 +124,7 @@ class Preparation:
     test_max_bad_fraction: float = 0.0
     skip_prep: bool = False
     progress: bool = True
+    wanted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verify not in get_args(Verify):
@@ -164,7 +174,7 @@ class Preparation:
             rate = None if any_format else SAMPLE_RATE
             rows, bad = self._examine(listed, name, rate, overrun)
             self.refuse_too_many(bad, name, len(rows), test)
-            self._write(csv_path, listed, rows)
+            self._write(csv_path, listed, rows, bad)
             write_atomically(stamp_path, _stamp(csv_path, current, bad))
         manifest = read_manifest(csv_path)
         if again:
@@ -175,10 +185,13 @@ class Preparation:
         )
         return csv_path
 
-    def _write(self, csv_path: Path, listed: Listing, rows: Sequence[Row]) -> None:
+    def _write(
+        self, csv_path: Path, listed: Listing, rows: Sequence[Row], bad: Sequence[BadFile]
+    ) -> None:
         if not rows:
+            why = f" ({bad[0].reason})" if bad else ""
             raise ManifestError(
-                f"{csv_path.stem}: there is no usable utterance in {self.data_folder}"
+                f"{csv_path.stem}: there is no usable utterance in {self.data_folder}{why}"
             )
         annotations = {utterance.id: utterance.annotation for utterance in listed.utterances}
         if any(annotations.values()):
@@ -216,10 +229,14 @@ class Preparation:
 
     def _examine_one(self, utterance: Utterance, info: AudioInfo, overrun: float) -> Row | BadFile:
         audio, start, stop = utterance.audio, utterance.start, utterance.stop
-        if stop is not None and 0 < stop - info.frames <= overrun * info.sample_rate:
-            stop = info.frames
-        end = info.frames if stop is None else stop
         try:
+            if utterance.lasts is not None:
+                check_length(audio, info, utterance.lasts)
+            if utterance.part is not None:
+                start, stop = part_in_samples(audio, info, *utterance.part)
+            if stop is not None and 0 < stop - info.frames <= overrun * info.sample_rate:
+                stop = info.frames
+            end = info.frames if stop is None else stop
             if not 0 <= start < end <= info.frames:
                 raise AudioError(
                     f"{audio}: the samples {start} to {end} of {utterance.id} are not in it, it "

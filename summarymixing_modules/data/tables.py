@@ -168,8 +168,14 @@ def require_columns(names: Sequence[str], where: str, needed: Sequence[str]) -> 
         needed: as in `read_table`.
 
     Raises:
-        ManifestError: says which columns there are, and which names would do.
+        ManifestError: says which columns there are, and which names would do; or there are start
+            and stop, of which nobody knows the unit.
     """
+    if "stop" in names and set(COLUMNS["start"]) & set(names):
+        raise ManifestError(
+            f"{where}: has the columns start and stop, which other programs count in samples: give "
+            "start and end in seconds"
+        )
     for purpose in needed:
         known = COLUMNS.get(purpose, (purpose,))
         if not set(known) & set(names):

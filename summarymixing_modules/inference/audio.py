@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from summarymixing_modules.data.audio import AudioError, open_audio, probe_audio
+from summarymixing_modules.data.audio import (
+    AUDIO_SUFFIXES,
+    AudioError,
+    open_audio,
+    probe_audio,
+)
 from summarymixing_modules.data.reading import list_folder
 from summarymixing_modules.errors import InputError
 
-#: What libsndfile decodes, by the ends of file names.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".au"}
-)
 BLOCK_SECONDS = 10.0
 #: Zero crossings of torchaudio's interpolation filter on each side, with room for its rolloff.
 _FILTER_WIDTH = 8

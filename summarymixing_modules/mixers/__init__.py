@@ -32,6 +32,7 @@ from summarymixing_modules.mixers.linformer import Linformer
 from summarymixing_modules.mixers.localattention import LocalAttention
 from summarymixing_modules.mixers.mamba import Mamba
 from summarymixing_modules.mixers.performer import Performer
+from summarymixing_modules.mixers.pom import PoM
 from summarymixing_modules.mixers.rope_mha import RoPEMHA
 from summarymixing_modules.mixers.sb_attention import RegularMHA, RelPosMHAXL
 from summarymixing_modules.mixers.summary_mixing import SummaryMixing
@@ -52,6 +53,7 @@ __all__ = [
     "MixerSpec",
     "NoMixer",
     "Performer",
+    "PoM",
     "RegularMHA",
     "RelPosMHAXL",
     "RoPEMHA",

@@ -6,7 +6,8 @@ Shape suffixes: N heads, M frames (batch × time), I inputs of a head, O outputs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,11 @@ class BlockLinear(nn.Module):
         """Sizes, for print(module)."""
         nhead, inputs, outputs = self.weight.shape
         return f"{nhead * inputs}, {nhead * outputs}, nhead={nhead}"
+
+
+def block_layers(sizes: Sequence[int], nhead: int) -> nn.ModuleList:
+    """Block-diagonal Linears from each size to the next."""
+    return nn.ModuleList(BlockLinear(a, b, nhead) for a, b in pairwise(sizes))
 
 
 def split_heads(x_BTD: Tensor, nhead: int) -> Tensor:

@@ -25,6 +25,7 @@ from summarymixing_modules.mixers.linformer import Linformer
 from summarymixing_modules.mixers.localattention import LocalAttention
 from summarymixing_modules.mixers.mamba import Mamba, MambaDirection
 from summarymixing_modules.mixers.performer import Performer
+from summarymixing_modules.mixers.pom import PoM
 from summarymixing_modules.mixers.summary_mixing import SummaryMixing
 from summarymixing_modules.mixers.summary_statistics import (
     DecayedMean,
@@ -42,6 +43,7 @@ from summarymixing_modules.ops.naive import (
     naive_selective_scan,
     naive_softmax_means,
     naive_window_attend,
+    naive_window_means,
 )
 from summarymixing_modules.ops.positions import sine_positions
 from summarymixing_modules.ops.rope import rotate
@@ -62,14 +64,19 @@ def naive_summary_mixing(
     each_BTS = _mlp(cell, x_BTD, slice(width, None), cell.summary_layers, cell.summary_activation)
     chunks = Chunks.of(chunk_size, left_context_size)
     summary_BTR = _statistic(cell, each_BTS, padding_BT, chunks)
+    windows = [
+        (naive_window_means(each_BTS, padding_BT, chunks, radius), norm)
+        for radius, norm in zip(cell.windows.radii, cell.windows.norms, strict=True)
+    ]
     local_BTF = _mlp(cell, x_BTD, slice(0, width), cell.local_layers, cell.local_activation)
-    normed = ((local_BTF, cell.local_norm), (summary_BTR, cell.summary_norm))
+    normed = ((local_BTF, cell.local_norm), *windows, (summary_BTR, cell.summary_norm))
     parts = [cell.dropout(norm(part)) for part, norm in normed if part.shape[-1]]
-    halves = [c for c in (cell.combine_local, cell.combine_summary) if isinstance(c, nn.Linear)]
-    if not halves:
+    combiner = cell.combiner_parts()
+    if not combiner:
         return torch.stack(parts).sum(dim=0)
-    weight = torch.cat([half.weight for half in halves], dim=1)
-    y_BTD = F.linear(torch.cat(parts, dim=-1), weight, halves[0].bias)
+    weight = torch.cat([part.weight for part in combiner], dim=1)
+    biases = [part.bias for part in combiner if part.bias is not None]
+    y_BTD = F.linear(torch.cat(parts, dim=-1), weight, *biases)
     return cell.activation(y_BTD) if cell.combiner_activation else y_BTD
 
 
@@ -294,6 +301,24 @@ def naive_performer(
     return mixer.projections.output(y_BHTE)
 
 
+def naive_pom(
+    mixer: PoM,
+    x_BTD: Tensor,
+    padding_BT: Tensor | None = None,
+    chunk_size: int | None = None,
+    left_context_size: int | None = None,
+) -> Tensor:
+    """Every g, p and H as tensors of k·E features for every frame; T×T means in chunks."""
+    factors_BTKE = F.gelu(mixer.factors(x_BTD)).unflatten(-1, (mixer.degree, -1))
+    p_BTP = factors_BTKE.cumprod(dim=2).flatten(2)
+    chunks = Chunks.of(chunk_size, left_context_size)
+    if chunks is None:
+        mean_BTP = _utterance_means(p_BTP, padding_BT)
+    else:
+        mean_BTP = naive_means(p_BTP, padding_BT, chunks)
+    return mixer.norm(mixer.output(mixer.gate(x_BTD).sigmoid() * mean_BTP))
+
+
 def naive_bigbird(mixer: BigBird, x_BTD: Tensor, padding_BT: Tensor | None = None) -> Tensor:
     """One T×T mask, block after block in plain Python."""
     query, key, value = mixer.projections(x_BTD)
@@ -320,5 +345,6 @@ NAIVE: dict[type[nn.Module], Callable[..., Tensor]] = {
     LocalAttention: naive_local_attention,
     Mamba: naive_mamba,
     Performer: naive_performer,
+    PoM: naive_pom,
     SummaryMixing: naive_summary_mixing,
 }

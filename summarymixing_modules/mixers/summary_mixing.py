@@ -15,10 +15,12 @@ nothing but rounding:
 
 To ask which of f, s and c matter, each may be left out or end without its activation, f and s may
 have any depth and width, and the mean may be another statistic (summary_statistics.py). Without f
-every frame gets c(s̄), without s each gets c(f(x_t)), without c the sum f(x_t) + s̄.
+every frame gets c(s̄), without s each gets c(f(x_t)), without c the sum f(x_t) + s̄. Windows add
+means of s(x) around each frame to what c is given (summary_windows.py).
 
 Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D model features, F and S outputs
-of f and s, R features of the summary (S, or 2·S with deviations), N heads, M = B·T.
+of f and s, R features of the summary (S, or 2·S with deviations), V those of the windows (S for
+each), N heads, M = B·T.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from summarymixing_modules.mixers.base import Capabilities, Mixer
 from summarymixing_modules.mixers.layers import (
     BlockLinear,
+    block_layers,
     make_activation,
     merge_heads,
     split_heads,
@@ -40,27 +44,22 @@ from summarymixing_modules.mixers.registry import MixerSize, register_mixer
 from summarymixing_modules.mixers.summary_options import (
     EXPDECAY,
     FAST,
+    FORMS,
     FULL,
     LITE,
     MEAN,
-    MEAN_STD,
-    MODES,
-    WEIGHTED,
     check_absent,
     check_mode,
-    check_sizes,
     check_statistic,
     check_sum,
+    has_layernorm,
+    heads_of,
+    layer_sizes,
     parts_of,
-    say_unused,
+    window_widths,
 )
-from summarymixing_modules.mixers.summary_statistics import (
-    DecayedMean,
-    Mean,
-    MeanAndDeviation,
-    SummaryStatistic,
-    WeightedMean,
-)
+from summarymixing_modules.mixers.summary_statistics import make_statistic
+from summarymixing_modules.mixers.summary_windows import SummaryMemory, WindowMeans
 from summarymixing_modules.ops.chunks import Chunks, pad_to_chunks
 
 DECAY, GLOBAL_DROPOUT = 0.995, 0.1
@@ -96,11 +95,13 @@ class SummaryMixing(Mixer):
             layers, f or s is then linear.
         summary_statistic: "mean"; "weighted", with learned weights per head; or "mean_std", mean
             and standard deviation side by side, which c and the LayerNorm on s̄ take as one vector.
+        summary_window: frames of a window, or of several, whose means of s(x) around every frame go
+            into c beside s̄ (summary_windows.py); full and fast modes.
 
     Raises:
-        InputError: unknown mode or statistic; a statistic, a decay, a dropout or a switch that the
-            mode has no use for; heads that do not divide a size; neither f nor s; without c (and in
-            lite) an output of f or s that is not as wide as the input.
+        InputError: unknown mode or statistic; a statistic, a window, a decay, a dropout or a switch
+            that the mode has no use for; heads that do not divide a size; neither f nor s; without
+            c (and in lite) an output of f or s that is not as wide as the input.
 
     Example:
         >>> cell = SummaryMixing(enc_dim=512, nhead=4)
@@ -131,6 +132,7 @@ class SummaryMixing(Mixer):
         summary_activation: bool = True,
         combiner_activation: bool = True,
         summary_statistic: str = MEAN,
+        summary_window: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(enc_dim, causal)
         check_mode(mode, decay)
@@ -145,80 +147,58 @@ class SummaryMixing(Mixer):
             combiner_activation=combiner_activation,
             global_dropout=global_dropout or None,
         )
+        widths = window_widths(mode, parts, summary_window)
         self.capabilities = replace(type(self).capabilities, bidirectional="s" in parts)
         self.mode, self.decay = mode, DECAY if decay is None else decay
         self.local_activation, self.summary_activation = local_activation, summary_activation
         self.combiner_activation = combiner_activation and "c" in parts
-        self.nhead = self._heads(nhead)
-        local = self._sizes("local_proj", local_proj_hid_dim, local_proj_out_dim, "f" in parts)
-        summary = self._sizes("summary", summary_hid_dim, summary_out_dim, "s" in parts)
+        self.nhead = heads_of(mode, nhead)
+        sizes = partial(layer_sizes, enc_dim=enc_dim, mode=mode, nhead=self.nhead)
+        local = sizes("local_proj", local_proj_hid_dim, local_proj_out_dim, "f" in parts)
+        summary = sizes("summary", summary_hid_dim, summary_out_dim, "s" in parts)
         self.activation = make_activation(activation)
         if global_dropout is None:
             global_dropout = GLOBAL_DROPOUT if "c" in parts else 0.0
         self.dropout = nn.Dropout(global_dropout)
-        self.statistic = self._make_statistic(summary_statistic, summary[-1])
+        fade = self.decay if mode == EXPDECAY else None
+        self.statistic = make_statistic(summary_statistic, fade, summary[-1], self.nhead)
         if "c" not in parts:
             check_sum(enc_dim, local[-1], self.statistic.out_dim)
+        normalise = has_layernorm(mode, use_layernorm)
+        self.windows = WindowMeans(summary[-1], widths, normalise)
         self._make_projections(local, summary, "c" in parts)
-        normalise = use_layernorm is not False and mode in (FULL, EXPDECAY)
-        if use_layernorm and not normalise:
-            say_unused(mode, "use_layernorm", True)
         self.local_norm = _norm(local[-1], normalise)
         self.summary_norm = _norm(self.statistic.out_dim, normalise)
-
-    def _heads(self, nhead: int) -> int:
-        if self.mode == FAST and nhead != 1:
-            say_unused(FAST, "nhead", nhead)
-            return 1
-        return nhead
-
-    def _sizes(
-        self, name: str, hidden: Sequence[int] | None, out: int | None, present: bool
-    ) -> list[int]:
-        """Layer sizes of f or s; no features where the cell has none."""
-        if not present:
-            say_unused(f"a cell without {name}", f"{name}_hid_dim", hidden)
-            say_unused(f"a cell without {name}", f"{name}_out_dim", out)
-            return [0]
-        out = self.enc_dim if out is None else out
-        if self.mode == FAST:
-            say_unused(FAST, f"{name}_hid_dim", hidden)
-            return [out]
-        sizes = [*([self.enc_dim] if hidden is None else hidden), out]
-        check_sizes(f"{name}_hid_dim", sizes, self.nhead)
-        return sizes
-
-    def _make_statistic(self, name: str, summary_dim: int) -> SummaryStatistic:
-        if self.mode == EXPDECAY:
-            return DecayedMean(summary_dim, self.decay)
-        if name == WEIGHTED:
-            return WeightedMean(summary_dim, self.nhead)
-        return MeanAndDeviation(summary_dim) if name == MEAN_STD else Mean(summary_dim)
 
     def _make_projections(
         self, local_sizes: list[int], summary_sizes: list[int], combiner: bool
     ) -> None:
         self.local_width = local_sizes[0] // self.nhead
         self.input_proj = BlockLinear(self.enc_dim, local_sizes[0] + summary_sizes[0], self.nhead)
-        self.local_layers = self._layers(local_sizes)
-        self.summary_layers = self._layers(summary_sizes)
+        self.local_layers = block_layers(local_sizes, self.nhead)
+        self.summary_layers = block_layers(summary_sizes, self.nhead)
         self.combine_local: nn.Module = nn.Identity()
+        self.combine_windows: nn.Module = nn.Identity()
         self.combine_summary: nn.Module = nn.Identity()
         if not combiner:
             return
-        local, summary = local_sizes[-1], self.statistic.out_dim
+        local, windows, summary = local_sizes[-1], self.windows.out_dim, self.statistic.out_dim
         if local:
             self.combine_local = nn.Linear(local, self.enc_dim)
+        if windows:
+            self.combine_windows = nn.Linear(windows, self.enc_dim, bias=False)
         if summary:
             self.combine_summary = nn.Linear(summary, self.enc_dim, bias=not local)
-        # Together they are one Linear on [f ; s̄], and start as one.
-        bound = 1 / math.sqrt(local + summary)
-        for parameter in (*self.combine_local.parameters(), *self.combine_summary.parameters()):
-            nn.init.uniform_(parameter, -bound, bound)
+        # Together they are one Linear on [f ; s̄^w ; s̄], and start as one.
+        bound = 1 / math.sqrt(local + windows + summary)
+        for part in self.combiner_parts():
+            for parameter in part.parameters():
+                nn.init.uniform_(parameter, -bound, bound)
 
-    def _layers(self, sizes: list[int]) -> nn.ModuleList:
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        return nn.ModuleList(BlockLinear(a, b, self.nhead) for a, b in pairs)
+    def combiner_parts(self) -> list[nn.Linear]:
+        """c in parts, on f, on the windows and on s̄, as far as the cell has them."""
+        parts = (self.combine_local, self.combine_windows, self.combine_summary)
+        return [part for part in parts if isinstance(part, nn.Linear)]
 
     def mix(self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None) -> Tensor:
         """See ``Mixer.mix``. Full context is one chunk that spans the utterance."""
@@ -226,8 +206,9 @@ class SummaryMixing(Mixer):
         chunks = Chunks.spanning(chunks, length)
         x_BTD, padding_BT = pad_to_chunks(x_BTD, padding_BT, chunks.size)
         local_MF, summary_BTS = self._project(x_BTD)
+        windows_BTV = self.windows(summary_BTS, padding_BT, chunks)
         summary_BCR = self.statistic(summary_BTS, padding_BT, chunks)
-        return self._combine(local_MF, summary_BCR, x_BTD.shape[1])[:, :length]
+        return self._combine(local_MF, windows_BTV, summary_BCR)[:, :length]
 
     def _activate(self, x: Tensor, switch: bool) -> Tensor:
         return self.activation(x) if switch else x
@@ -246,29 +227,38 @@ class SummaryMixing(Mixer):
             x_NMI = layer(self.activation(x_NMI))
         return self._activate(merge_heads(x_NMI), last_activation)
 
-    def _combine(self, local_MF: Tensor, summary_BCR: Tensor, length: int) -> Tensor:
-        """c(f, s̄) with one summary per chunk (or per frame), as (B, T, D)."""
-        shape_BCK = (*summary_BCR.shape[:2], length // summary_BCR.shape[1])
-        halves: list[Tensor] = []
+    def _combine(self, local_MF: Tensor, windows_BTV: Tensor, summary_BCR: Tensor) -> Tensor:
+        """c(f, s̄^w, s̄) with one s̄ per chunk (or per frame), as (B, T, D)."""
+        batch, length = windows_BTV.shape[:2]
+        shape_BCK = (batch, summary_BCR.shape[1], length // summary_BCR.shape[1])
+        terms: list[Tensor] = []
         if local_MF.shape[-1]:
             own_MD = self.combine_local(self.dropout(self.local_norm(local_MF)))
-            halves.append(own_MD.unflatten(0, shape_BCK))
+            terms.append(own_MD.unflatten(0, shape_BCK))
+        if windows_BTV.shape[-1]:
+            near_BTD = self.combine_windows(self.dropout(windows_BTV))
+            terms.append(near_BTD.unflatten(1, shape_BCK[1:]))
         if summary_BCR.shape[-1]:
             shared_BCD = self.combine_summary(self.dropout(self.summary_norm(summary_BCR)))
-            halves.append(shared_BCD[:, :, None])
-        mixed_BCKD = self._activate(sum(halves[1:], halves[0]), self.combiner_activation)
+            terms.append(shared_BCD[:, :, None])
+        mixed_BCKD = self._activate(sum(terms[1:], terms[0]), self.combiner_activation)
         return mixed_BCKD.expand(*shape_BCK, -1).flatten(1, 2)
 
-    def _initial_state(self, x_B0D: Tensor, left: int | None) -> Tensor:
+    def _initial_state(self, x_B0D: Tensor, left: int | None) -> SummaryMemory:
         """A few vectors, whatever the length of the stream."""
-        return self.statistic.initial_state(x_B0D, left)
+        return SummaryMemory(
+            self.statistic.initial_state(x_B0D, left), self.windows.initial_state(x_B0D)
+        )
 
     def _step(
-        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, x_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks, memory: SummaryMemory
+    ) -> tuple[Tensor, SummaryMemory]:
         local_MF, summary_BTS = self._project(x_BTD)
-        summary_BCR, memory = self.statistic.step(summary_BTS, padding_BT, chunks.left, memory)
-        return self._combine(local_MF, summary_BCR, x_BTD.shape[1]), memory
+        windows_BTV, recent = self.windows.step(summary_BTS, padding_BT, chunks, memory.recent_BRX)
+        summary_BCR, past = self.statistic.step(
+            summary_BTS, padding_BT, chunks.left, memory.past_BLX
+        )
+        return self._combine(local_MF, windows_BTV, summary_BCR), SummaryMemory(past, recent)
 
 
 def _norm(size: int, present: bool) -> nn.Module:
@@ -278,14 +268,8 @@ def _norm(size: int, present: bool) -> nn.Module:
 @register_mixer(
     "SummaryMixing",
     SummaryMixing.capabilities,
-    source="arXiv 2307.07421, 2409.07165",
-    forms={
-        **{mode: {"mode": mode} for mode in MODES},
-        **{f"{FULL}-{kind}": {"summary_statistic": kind} for kind in (WEIGHTED, MEAN_STD)},
-        f"{FULL}-no-f": {"local_proj": False},
-        f"{FULL}-no-s": {"summary_proj": False},
-        f"{FULL}-no-c": {"combiner": False},
-    },
+    source="arXiv 2307.07421, 2409.07165, 2602.09043",
+    forms=FORMS,
 )
 def build_summary_mixing(
     size: MixerSize,
@@ -305,6 +289,7 @@ def build_summary_mixing(
     summary_activation: bool = True,
     combiner_activation: bool = True,
     summary_statistic: str = MEAN,
+    summary_window: int | Sequence[int] | None = None,
 ) -> SummaryMixing:
     """Builds the cell for a host layer; heads, dropout and activation default to the host's."""
     if global_dropout is None and combiner and mode != LITE:
@@ -329,4 +314,5 @@ def build_summary_mixing(
         summary_activation=summary_activation,
         combiner_activation=combiner_activation,
         summary_statistic=summary_statistic,
+        summary_window=summary_window,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 from summarymixing_modules.errors import InputError
 
@@ -19,6 +21,18 @@ MEAN = "mean"
 WEIGHTED = "weighted"
 MEAN_STD = "mean_std"
 STATISTICS = (MEAN, WEIGHTED, MEAN_STD)
+
+#: Options of each form of the cell that has a name.
+FORMS: dict[str, dict[str, Any]] = {
+    **{mode: {"mode": mode} for mode in MODES},
+    **{f"{FULL}-{kind}": {"summary_statistic": kind} for kind in (WEIGHTED, MEAN_STD)},
+    f"{FULL}-window": {"summary_window": 9},
+    f"{FULL}-windows": {"summary_window": [5, 31], "use_layernorm": False},
+    f"{FAST}-window": {"mode": FAST, "summary_window": 9},
+    f"{FULL}-no-f": {"local_proj": False},
+    f"{FULL}-no-s": {"summary_proj": False},
+    f"{FULL}-no-c": {"combiner": False},
+}
 
 
 def check_mode(mode: str, decay: float | None) -> None:
@@ -100,6 +114,87 @@ def check_absent(mode: str, parts: str, **options: object) -> None:
                 f"{option}={value} means nothing in this cell (mode={mode}), which has no {part}: "
                 "leave it out."
             )
+
+
+def window_widths(mode: str, parts: str, windows: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The windows of a cell, in frames; none if None or an empty list is asked for.
+
+    Args:
+        mode: one of ``MODES``.
+        parts: from ``parts_of``.
+        windows: one width, or several.
+
+    Raises:
+        InputError: a width that is no window, or a cell that has no use for one.
+    """
+    widths = (windows,) if isinstance(windows, int) else tuple(windows or ())
+    if widths and (mode == EXPDECAY or not {"s", "c"} <= set(parts)):
+        raise InputError(
+            f"summary_window={list(widths)} cannot be had in this cell (mode={mode}): means of s "
+            "over windows go into c, beside a mean over everything. Leave it out, or choose "
+            f"mode={FULL} or {FAST} with summary_proj=True and combiner=True."
+        )
+    for width in widths:
+        if width < 3 or width % 2 == 0 or widths.count(width) > 1:
+            raise InputError(
+                f"summary_window={list(widths)} holds {width}: windows are counted in frames, are "
+                "centred on one, and differ. Give odd numbers from 3, such as 9 or [9, 49]."
+            )
+    return widths
+
+
+def heads_of(mode: str, nhead: int) -> int:
+    """The heads that a cell has; the fast mode has one."""
+    if mode == FAST and nhead != 1:
+        say_unused(FAST, "nhead", nhead)
+        return 1
+    return nhead
+
+
+def layer_sizes(
+    name: str,
+    hidden: Sequence[int] | None,
+    out: int | None,
+    present: bool,
+    *,
+    enc_dim: int,
+    mode: str,
+    nhead: int,
+) -> list[int]:
+    """Layer sizes of f or s; no features where the cell has none.
+
+    Args:
+        name: "local_proj" or "summary".
+        hidden: sizes asked for; None = [enc_dim].
+        out: output size asked for; None = ``enc_dim``.
+        present: whether the cell has it.
+        enc_dim: features D.
+        mode: one of ``MODES``.
+        nhead: heads.
+
+    Raises:
+        InputError: sizes that the heads do not divide.
+    """
+    if not present:
+        say_unused(f"a cell without {name}", f"{name}_hid_dim", hidden)
+        say_unused(f"a cell without {name}", f"{name}_out_dim", out)
+        return [0]
+    out = enc_dim if out is None else out
+    if mode == FAST:
+        say_unused(FAST, f"{name}_hid_dim", hidden)
+        return [out]
+    sizes = [*([enc_dim] if hidden is None else hidden), out]
+    check_sizes(f"{name}_hid_dim", sizes, nhead)
+    return sizes
+
+
+def has_layernorm(mode: str, use_layernorm: bool | None) -> bool:
+    """Whether a cell normalises f and the summary; None asks for what the mode has."""
+    if mode in (FULL, EXPDECAY):
+        return use_layernorm is not False
+    if use_layernorm:
+        say_unused(mode, "use_layernorm", True)
+    return False
 
 
 def check_sum(enc_dim: int, local_dim: int, summary_dim: int) -> None:

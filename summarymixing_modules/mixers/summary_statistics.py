@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from summarymixing_modules.mixers.summary_options import MEAN_STD, WEIGHTED
 from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype
 from summarymixing_modules.ops.decay import (
     decay_scan,
@@ -235,6 +236,24 @@ class MeanAndDeviation(_MergedStatistic):
 
     def _empty(self, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         return torch.zeros(2 * self.summary_dim + 1, device=device, dtype=dtype)
+
+
+def make_statistic(
+    name: str, decay: float | None, summary_dim: int, nhead: int
+) -> SummaryStatistic:
+    """A statistic by its name.
+
+    Args:
+        name: one of ``STATISTICS``.
+        decay: λ of the mean; None = it does not decay.
+        summary_dim: features S of s.
+        nhead: heads of s.
+    """
+    if decay is not None:
+        return DecayedMean(summary_dim, decay)
+    if name == WEIGHTED:
+        return WeightedMean(summary_dim, nhead)
+    return MeanAndDeviation(summary_dim) if name == MEAN_STD else Mean(summary_dim)
 
 
 def _remembered(past_BLX: Tensor, chunk_B1X: Tensor, all_B1X: Tensor, left: int | None) -> Tensor:

@@ -19,6 +19,7 @@ from summarymixing_modules.mixers import Mixer
 from summarymixing_modules.mixers.hypermixing import HyperMixing
 from summarymixing_modules.mixers.layers import BlockLinear
 from summarymixing_modules.mixers.mamba import Mamba
+from summarymixing_modules.mixers.pom import PoM
 from summarymixing_modules.mixers.summary_mixing import SummaryMixing
 from summarymixing_modules.mixers.summary_options import FAST, LITE
 
@@ -81,8 +82,8 @@ def _as_made(mixer: Mixer) -> None:
 def _block_by_block(mixer: Mixer) -> None:
     """Every Linear Xavier-normal with zero biases; those that are stored as one, one by one.
 
-    These are the heads of f and of s, and queries, keys and values. Mamba's initialisation is part
-    of its method (arXiv 2312.00752, §3.6) and stays.
+    These are the heads of f and of s, queries, keys and values, and the degrees of PoM. Mamba's
+    initialisation is part of its method (arXiv 2312.00752, §3.6) and stays.
     """
     if isinstance(mixer, Mamba):
         return
@@ -98,6 +99,9 @@ def _block_by_block(mixer: Mixer) -> None:
     for weight_NIO, bias_N1O in _block_layers(mixer, together=False):
         _xavier_normal(weight_NIO, sum(weight_NIO.shape[1:]))
         bias_N1O.zero_()
+    if isinstance(mixer, PoM):
+        for weight in mixer.factors.weight.chunk(mixer.degree):
+            nn.init.xavier_normal_(weight)
     _draw_combiner(mixer)
 
 
@@ -120,11 +124,10 @@ def _block_layers(mixer: Mixer, together: bool) -> Iterator[tuple[Tensor, Tensor
 
 
 def _draw_combiner(mixer: Mixer) -> None:
-    """c of SummaryMixing as the one Linear on [f ; s̄] that its two parts are, with a zero bias."""
+    """c of SummaryMixing as the one Linear that its parts are together, with a zero bias."""
     if not isinstance(mixer, SummaryMixing) or mixer.mode == LITE:
         return
-    halves = (mixer.combine_local, mixer.combine_summary)
-    parts = [half for half in halves if isinstance(half, nn.Linear)]  # one may be absent, or both
+    parts = mixer.combiner_parts()  # any may be absent, or all
     fans = mixer.enc_dim + sum(part.in_features for part in parts)
     for part in parts:
         _xavier_normal(part.weight, fans)

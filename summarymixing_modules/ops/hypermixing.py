@@ -17,15 +17,13 @@ E features of a head, X = E + 1, M mixing units of a head, R rows (N·E / H).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from summarymixing_modules.ops.chunks import accumulation_dtype
 from summarymixing_modules.ops.precision import full_precision, has_autocast
+from summarymixing_modules.ops.recompute import recomputed
 
 ROW_BLOCK = 8192
 
@@ -98,13 +96,6 @@ def apply_maps(hidden_NKE: Tensor, maps_NEX: Tensor, dtype: torch.dtype) -> Tens
     with full_precision(hidden_NKE.device):
         weight_NEE, bias_N1E = maps_NEX[..., :-1].mT, maps_NEX[..., -1:].mT
         return torch.baddbmm(bias_N1E, F.gelu(hidden_NKE.to(dtype)), weight_NEE)
-
-
-def recomputed(function: Callable[..., Tensor], *arguments: object) -> Tensor:
-    """Calls a function without random numbers whose intermediates are not kept for backward."""
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def _two_layers(rows_HRX: Tensor, first_HXM: Tensor, second_HMX: Tensor) -> Tensor:

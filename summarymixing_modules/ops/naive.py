@@ -35,6 +35,17 @@ def naive_weighted_means(s_BTD: Tensor, padding_BT: Tensor | None, weights_TT: T
     return mean_BTD / torch.where(total_BT1 > 0, total_BT1, 1.0)
 
 
+def naive_window_means(
+    s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None, radius: int
+) -> Tensor:
+    """Reference of ``window_means`` for one window, with a dense band."""
+    length = s_BTD.shape[1]
+    time_T = torch.arange(length, device=s_BTD.device)
+    near_TT = (time_T[:, None] - time_T[None, :]).abs() <= radius
+    seen_TT = near_TT & visible_TT(length, chunks, s_BTD.device)
+    return naive_weighted_means(s_BTD, padding_BT, seen_TT.to(s_BTD.dtype))
+
+
 def naive_decayed_means(
     s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks | None, decay: float
 ) -> Tensor:

@@ -5,14 +5,9 @@ Shape suffixes: B batch, T frames, C chunks, K frames of a chunk, D features.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from summarymixing_modules.ops.chunks import (
-    Chunks,
-    accumulation_dtype,
-    sliding_sum,
-)
+from summarymixing_modules.ops.chunks import Chunks, accumulation_dtype, sliding_sum
 
 
 def masked(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
@@ -32,13 +27,15 @@ def chunk_sums(s_BTD: Tensor, padding_BT: Tensor | None, chunk_size: int) -> tup
         sums_BCD and counts_BC, both at least float32.
     """
     dtype = accumulation_dtype(s_BTD.dtype)
-    batch, length, _ = s_BTD.shape
     sums_BCD = masked(s_BTD, padding_BT).unflatten(1, (-1, chunk_size)).sum(dim=2, dtype=dtype)
+    return sums_BCD, chunk_counts(sums_BCD, padding_BT, chunk_size)
+
+
+def chunk_counts(sums_BCD: Tensor, padding_BT: Tensor | None, chunk_size: int) -> Tensor:
+    """Number of the real frames of each chunk, counts_BC, as numbers like the sums'."""
     if padding_BT is None:
-        shape = (batch, length // chunk_size)
-        return sums_BCD, torch.full(shape, chunk_size, dtype=dtype, device=s_BTD.device)
-    counts_BC = (~padding_BT).unflatten(1, (-1, chunk_size)).sum(dim=2, dtype=dtype)
-    return sums_BCD, counts_BC
+        return sums_BCD.new_full(sums_BCD.shape[:2], chunk_size)
+    return (~padding_BT).unflatten(1, (-1, chunk_size)).sum(dim=2, dtype=sums_BCD.dtype)
 
 
 def chunk_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Tensor:
@@ -55,9 +52,13 @@ def chunk_means(s_BTD: Tensor, padding_BT: Tensor | None, chunks: Chunks) -> Ten
         mean_BCD, in the dtype of ``s_BTD``; zero where a chunk sees no real frame.
     """
     sums_BCD, counts_BC = chunk_sums(s_BTD, padding_BT, chunks.size)
-    sums_BCD = sliding_sum(sums_BCD, chunks.left)
-    counts_BC1 = sliding_sum(counts_BC[..., None], chunks.left)
-    return (sums_BCD / counts_BC1.clamp(min=1.0)).to(s_BTD.dtype)
+    return means_of_sums(sums_BCD, counts_BC, chunks.left).to(s_BTD.dtype)
+
+
+def means_of_sums(sums_BCD: Tensor, counts_BC: Tensor, left: int | None) -> Tensor:
+    """mean_BCD over each chunk and ``left`` chunks before it (None: all); zero without frames."""
+    counts_BC1 = sliding_sum(counts_BC[..., None], left)
+    return sliding_sum(sums_BCD, left) / counts_BC1.clamp(min=1.0)
 
 
 def utterance_mean(x_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:

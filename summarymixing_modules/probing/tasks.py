@@ -56,7 +56,8 @@ class ProbingTask:
         objective: what a probe has to make: transcripts, classes, or embeddings of speakers.
         probes: what can be put on the encoder.
         metric: entry of the metrics that counts; its name says whether it is an error.
-        keys: of the YAML file that only this task and those that share them read.
+        keys: of the YAML file that only this task and those that share them read; options of
+            corpora are not among them.
     """
 
     load: Callable[[Mapping[str, Any]], AudioData]
@@ -91,7 +92,7 @@ class ProbingTask:
 
         Args:
             hparams: of the recipe.
-            metrics: of the test.
+            metrics: of the test; none where nothing was tested.
             shares: of every hidden state in the sum; the input of the first layer comes first.
         """
         return {
@@ -99,47 +100,45 @@ class ProbingTask:
             "probe": hparams["probe"],
             "encoder": str(hparams["encoder"]),
             "metric": self.metric,
-            "score": metrics[self.metric],
+            "score": metrics.get(self.metric),
             "layer_weights": list(shares),
         }
 
 
-_SPLIT_KEYS = frozenset({"train_splits", "dev_splits", "test_splits", "verify_audio"})
+_VERIFY = frozenset({"verify_audio"})
 _TOKEN_KEYS = frozenset({"token_type", "output_neurons", "test_beam_size", "test_beam_options"})
 
 TASKS: dict[str, ProbingTask] = {
     "librispeech_asr": ProbingTask(
-        load_transcribed, "transcripts", _TRANSCRIPT_PROBES, "test_wer", _SPLIT_KEYS | _TOKEN_KEYS
+        load_transcribed, "transcripts", _TRANSCRIPT_PROBES, "test_wer", _VERIFY | _TOKEN_KEYS
     ),
     "common_voice": ProbingTask(
         load_transcribed,
         "transcripts",
         _TRANSCRIPT_PROBES,
         "test_wer",
-        _TOKEN_KEYS | {"language", "longest", "clips_folder"},
+        _TOKEN_KEYS,
     ),
     "voxceleb": ProbingTask(
         load_verification,
         "speakers",
         {name: _speaker_probe(name) for name in ("xvector", "ecapa")},
         "test_eer",
-        frozenset(
-            {"trials_file", "valid_share", "crop_seconds", "margin", "scale", "verify_audio"}
-        ),
+        _VERIFY | {"crop_seconds", "margin", "scale"},
     ),
     "iemocap": ProbingTask(
         partial(load_labelled, tasks=[EMOTION]),
         "classes",
         _CLASS_PROBES,
         "test_accuracy",
-        frozenset({"fold", "verify_audio"}),
+        _VERIFY,
     ),
     "slurp_scenario": ProbingTask(
         partial(load_labelled, tasks=["scenario"]),
         "classes",
         _CLASS_PROBES,
         "test_accuracy",
-        _SPLIT_KEYS,
+        _VERIFY,
     ),
 }
 TASK_KEYS = frozenset().union(*(task.keys for task in TASKS.values()))

@@ -14,8 +14,9 @@ from summarymixing_modules.tables.flags import NEUTRAL, OUTPUT_FOLDER, as_argume
 from summarymixing_modules.tables.plan import Run
 from summarymixing_modules.tables.read import RECIPES
 from summarymixing_modules.tables.schema import PLACEHOLDER, Stage, TableError
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import ConfigError, read_flags
-from summarymixing_modules.training.recipe.yaml_checks import train_script, with_corpus
+from summarymixing_modules.training.recipe.yaml_checks import train_script
 
 LOCAL, TORCHRUN, SLURM = "local", "torchrun", "slurm"
 CHECKPOINT_MINUTES = 15  # what is lost at most when a run is killed

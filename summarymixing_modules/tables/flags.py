@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from summarymixing_modules.tables.schema import Stage, TableError
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import FLAGS, ConfigError, read_flags
 from summarymixing_modules.training.recipe.yaml_checks import (
     RecipeFile,
     read_recipe,
     train_script,
-    with_corpus,
 )
 
 OUTPUT_FOLDER = "output_folder"

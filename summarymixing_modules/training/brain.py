@@ -24,16 +24,18 @@ from summarymixing_modules.data.corpora import corpus_spec
 from summarymixing_modules.errors import InputError
 from summarymixing_modules.training.continuation import Continuation
 from summarymixing_modules.training.memory import peak_memory_mb
-from summarymixing_modules.training.part_rates import PartRates, optimizer_of
+from summarymixing_modules.training.part_rates import PartRates
 from summarymixing_modules.training.recipe.reads import keys_needed
 from summarymixing_modules.training.run.averaging import is_end_of_epoch
 from summarymixing_modules.training.run.checkpoints import RANKING, AtomicCheckpointer
 from summarymixing_modules.training.run.order import count_batches, with_order
 from summarymixing_modules.training.run.report import write_report
 from summarymixing_modules.training.run.resume import tell_ranks_apart
+from summarymixing_modules.training.scores.error_rates import in_error_rate
 from summarymixing_modules.training.scores.monitors import Monitor, Monitors
 from summarymixing_modules.training.scores.score import Score
 from summarymixing_modules.training.scores.test_sets import Evaluated, TestSets
+from summarymixing_modules.training.second_stage import SecondStage
 from summarymixing_modules.training.statistics import MovingStatistics
 from summarymixing_modules.training.steps import SafeStepBrain
 
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from summarymixing_modules.training.recipe.config import Recipe
 
 logger = get_logger(__name__)
-
-SECOND = "second_stage"  # the optimizer of the second stage of a training
 
 
 @register_checkpoint_hooks
@@ -63,6 +63,7 @@ class SafeBrain(SafeStepBrain):
         scores: what is counted in the evaluation at hand.
         monitors: what is counted in every stage; None for nothing.
         rates: optimizers and schedules of parts; None for one optimizer and the scheduler.
+        second_stage: what goes on after the first optimizer; None for nothing.
         train_stats, test_stats: figures of the last such stage.
         test_sets: how much of each was scored.
         extra: more entries for result.json.
@@ -104,12 +105,14 @@ class SafeBrain(SafeStepBrain):
                 "saves would leave a checkpoint that cannot be loaded."
             )
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        self._score_as_published()
+        self.ranking = in_error_rate(self.ranking, self.error_rate)
+        self.headlines = in_error_rate(self.headlines, self.error_rate)
         self.averaged_checkpoints = 0
         self.scores: dict[str, Any] = {}
         monitored = self.make_monitor() is not None
         self.monitors: Any = Monitors(self.make_monitor) if monitored else None  # type: ignore[arg-type]
         self.rates = self.make_rates()
+        self.second_stage = SecondStage.of(self.hparams, self.rates is not None)
         self.train_stats: dict[str, float] = {}
         self.test_stats: dict[str, float] = {}
         self.evaluated, self.test_sets = Evaluated(), TestSets()
@@ -136,14 +139,6 @@ class SafeBrain(SafeStepBrain):
         optimizer, checkpointer = hparams.get("opt_class"), hparams["checkpointer"]
         return cls(hparams["modules"], optimizer, hparams, recipe.run_opts, checkpointer)
 
-    def _score_as_published(self) -> None:
-        """Rank, and report on top, by characters where the corpus is scored by them."""
-        corpus = self.option("corpus")
-        rate = "WER" if corpus is None else corpus_spec(corpus).error_rate
-        if rate != "WER" and "WER" in {*self.ranking.values(), *self.headlines.values()}:
-            self.ranking = {k: rate if key == "WER" else key for k, key in self.ranking.items()}
-            self.headlines = {f"test_{rate.lower()}": rate, **self.headlines}
-
     # ---- for recipes ----------------------------------------------------------------------------
 
     def make_scores(self, stage: sb.Stage, epoch: int | None) -> dict[str, Score]:
@@ -158,6 +153,17 @@ class SafeBrain(SafeStepBrain):
     def make_rates(self) -> PartRates | None:
         """Optimizers and schedules for parts of the model; None for one and the scheduler."""
         return None
+
+    @property
+    def error_rate(self) -> str:
+        """What transcripts are scored by: the key ``error_rate``, or what papers score by.
+
+        "WER" (words) or "CER" (characters).
+        """
+        given, corpus = self.option("error_rate"), self.option("corpus")
+        if given is not None:
+            return str(given)
+        return "WER" if corpus is None else corpus_spec(corpus).error_rate
 
     def training_state(self) -> dict[str, float]:
         """Figures beside the monitor's that say how far the training is."""
@@ -312,19 +318,11 @@ class SafeBrain(SafeStepBrain):
         self.statistics = MovingStatistics(self.modules)  # DDP may have replaced batch norms
 
     def init_optimizers(self) -> None:
-        """One optimizer, and one for a second stage; or one for each part with a rate of its own.
-
-        The second stage begins after epoch ``second_stage_after``: a ``second_opt_class``, of which
-        the learning rate is constant, goes on with the weights of the first.
-        """
+        """One optimizer, and one for a second stage; or one for each part of a rate of its own."""
         if self.rates is None:
             super().init_optimizers()
-            if self.option("second_stage_after") is not None:
-                make = self.hparams.second_opt_class
-                second = optimizer_of(self.modules, make, self.remove_vector_weight_decay)
-                self.optimizers_dict |= {SECOND: second}  # type: ignore[has-type]
-                if self.checkpointer is not None:
-                    self.checkpointer.add_recoverable(f"{SECOND}_optimizer", second)
+            if self.second_stage is not None:
+                self.second_stage.add_optimizer(self)
             return
         self.optimizers_dict = self.rates.optimizers(self.remove_vector_weight_decay)
         for name, optimizer in self.optimizers_dict.items():
@@ -333,24 +331,24 @@ class SafeBrain(SafeStepBrain):
 
     def schedule_learning_rate(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         """As in the base, in the first stage; or as the `rates` say."""
-        if self.rates is None:
-            if SECOND not in optimizers:
-                super().schedule_learning_rate(optimizers)
-        else:
+        if self.rates is not None:
             self.rates.set(optimizers, self.epoch)
+        elif self.second_stage is None or not self.second_stage.begun(self.epoch):
+            super().schedule_learning_rate(optimizers)
 
     def freeze_optimizers(
         self, optimizers: dict[str, torch.optim.Optimizer]
     ) -> dict[str, torch.optim.Optimizer]:
         """Of two stages, the optimizer of the one that the epoch is in; otherwise all."""
-        if SECOND not in optimizers:
+        if self.second_stage is None:
             return optimizers
-        late = self.epoch > self.hparams.second_stage_after
-        return {name: made for name, made in optimizers.items() if (name == SECOND) == late}
+        return self.second_stage.at_work(optimizers, self.epoch)
 
     def start_epoch(self, epoch: int, loader: DataLoader | LoopedLoader) -> None:
         """Called when an epoch is about to read its first batch, or the first that is left."""
         self.epoch = epoch
+        if self.second_stage is not None:
+            self.second_stage.start_epoch(epoch, self.optimizers_dict)
         self.epoch_batches = count_batches(loader)
         if self.debug and self.epoch_batches is not None:
             self.epoch_batches = min(self.epoch_batches, self.debug_batches)
@@ -392,6 +390,8 @@ class SafeBrain(SafeStepBrain):
             real-time factor over all sets.
         """
         metrics: dict[str, float] = {}
+        if not test_sets:
+            logger.warning("There is no test set: nothing is tested")
         for name, data in test_sets.items():
             self.evaluate(data, **self.ranking, test_loader_kwargs=dict(loader_kwargs))
             self.test_sets.add(name, data, self.evaluated)

@@ -5,6 +5,8 @@ Shape suffixes: B batch, T frames, F features, L samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,8 @@ class Features(nn.Module):
         fea_augment: the same for features.
         augment_first: the features are augmented before they are normalised.
         copies: whoever calls repeats targets, should an augmentation make several of an utterance.
+        surroundings: noise, rooms and other voices, after ``wav_augment``: likewise; applied in
+            this order.
     """
 
     def __init__(
@@ -38,8 +42,10 @@ class Features(nn.Module):
         fea_augment: nn.Module | None = None,
         augment_first: bool = False,
         copies: bool = False,
+        surroundings: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
+        self.surroundings = nn.ModuleList(surroundings)
         self.augment_first, self.copies = augment_first, copies
         self.compute_features, self.normalize = compute_features, normalize
         self.wav_augment, self.fea_augment = wav_augment, fea_augment
@@ -55,20 +61,48 @@ class Features(nn.Module):
         Raises:
             InputError: an augmentation makes other utterances than those of the batch.
         """
+        return self.heard_and_clean(samples_BL, share_B, epoch)[:2]
+
+    def heard_and_clean(
+        self, samples_BL: Tensor, share_B: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `forward`, and, for targets, the features of the same audio without surroundings.
+
+        These are None where there are no surroundings. Statistics are of what is heard.
+        """
         samples_B = absolute_lengths(share_B, samples_BL.shape[1])
         with torch.no_grad(), torch.autocast(samples_BL.device.type, enabled=False):
-            samples_BL, samples_B = self._augmented("wav_augment", samples_BL, samples_B)
-            features_BTF = self.compute_features(samples_BL)
-            lengths_B = self.frames(samples_B, features_BTF.shape[1])
-            if self.augment_first:
-                features_BTF, lengths_B = self._augmented("fea_augment", features_BTF, lengths_B)
-            shares_B = inner_share(lengths_B, features_BTF.shape[1])
-            features_BTF = self.normalize(features_BTF, shares_B, epoch=epoch)
-            # Normalization leaves padding as it was: near −50, where frames are near 0.
-            features_BTF = _without_padding(features_BTF, lengths_B)
-            if self.augment_first:
-                return features_BTF, lengths_B
-            return self._augmented("fea_augment", features_BTF, lengths_B)
+            samples_BL, samples_B = self._augmented(
+                "wav_augment", self.wav_augment, samples_BL, samples_B
+            )
+            heard_BL = samples_BL
+            for module in self.surroundings:
+                heard_BL, _ = self._augmented("surroundings", module, heard_BL, samples_B)
+            heard_BTF, lengths_B = self._normalised(heard_BL, samples_B, epoch)
+            if not (self.training and any(module.active for module in self.surroundings)):
+                return heard_BTF, lengths_B, None
+            self.normalize.eval()  # takes no statistics of these
+            clean_BTF, _ = self._normalised(samples_BL, samples_B, epoch)
+            self.normalize.train()
+            return heard_BTF, lengths_B, clean_BTF
+
+    def _normalised(
+        self, samples_BL: Tensor, samples_B: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised and augmented features of audio, and their lengths."""
+        features_BTF = self.compute_features(samples_BL)
+        lengths_B = self.frames(samples_B, features_BTF.shape[1])
+        if self.augment_first:
+            features_BTF, lengths_B = self._augmented(
+                "fea_augment", self.fea_augment, features_BTF, lengths_B
+            )
+        shares_B = inner_share(lengths_B, features_BTF.shape[1])
+        features_BTF = self.normalize(features_BTF, shares_B, epoch=epoch)
+        # Normalization leaves padding as it was: near −50, where frames are near 0.
+        features_BTF = _without_padding(features_BTF, lengths_B)
+        if self.augment_first:
+            return features_BTF, lengths_B
+        return self._augmented("fea_augment", self.fea_augment, features_BTF, lengths_B)
 
     def frames(self, samples_B: Tensor, longest: int) -> Tensor:
         """Real frames (B,) of numbers of samples (B,), at most ``longest``."""
@@ -80,9 +114,10 @@ class Features(nn.Module):
         filterbanks = getattr(self.compute_features, "compute_STFT", None)
         return 1 if filterbanks is None else int(filterbanks.hop_length)
 
-    def _augmented(self, name: str, x: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    def _augmented(
+        self, name: str, augment: nn.Module | None, x: Tensor, lengths_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Samples (B, L) or features (B, T, F) and their lengths after an augmentation."""
-        augment = getattr(self, name)
         if augment is None or not self.training:
             return x, lengths_B
         augmented, share_B = augment(x, lengths_B / x.shape[1])

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from summarymixing_modules.data.corpora import register_corpus, unregister_corpus
-from summarymixing_modules.data.manifest import Manifests
+from summarymixing_modules.data.corpora import corpus_spec, register_corpus, unregister_corpus
+from summarymixing_modules.data.manifest import Manifests, read_manifest
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance
+from summarymixing_modules.data.tables import COLUMNS
 from summarymixing_modules.errors import InputError
 from tests.ranks import load_script
 
@@ -81,7 +82,7 @@ def test_options_of_ones_own_are_keys_and_flags(
     own.parent.mkdir()
     splits = "train_splits: [studio]\ntest_splits: []\n"
     own.write_text(f"base: {SMALL}\ncorpus: mine\nheld_out: street\n{splits}")
-    with pytest.raises(InputError, match="Nothing reads the key 'held_out'"):
+    with pytest.raises(InputError, match="--held_out means nothing to --corpus=librispeech, only"):
         run_recipe(own, "--corpus=librispeech", "--held_out=x", *OPTIONS)
     options = [f"--data_folder={mine}", "--held_out=heldout", "--test_splits=[street]"]
     assert run_recipe(own, *options, *OPTIONS)["test_utterances"] == {"street": 3}
@@ -150,6 +151,33 @@ def test_a_table_trains_every_recipe(
     assert result["optimizer_steps"] > 0
 
 
+@pytest.mark.parametrize(
+    ("yaml", "options"),
+    [
+        ("LibriSpeech/SSL/fine-tuning/hparams/small.yaml", ["--head_size=8"]),
+        ("MP3S/hparams/cv_welsh_linear.yaml", ["--language=en", "--output_neurons=9"]),
+        ("MP3S/hparams/slurp_scenario_linear.yaml", []),
+    ],
+)
+def test_a_table_for_an_encoder(
+    table: Path,
+    encoder: Path,
+    tmp_path: Path,
+    run_table: Callable[..., dict[str, Any]],
+    yaml: str,
+    options: list[str],
+) -> None:
+    given = ["--corpus=manifest", f"--train_manifest={table}", "--train_where=part=train"]
+    given += ["--valid_share=0.2", f"--encoder={encoder}", "--num_buckets=2", "--num_workers=0"]
+    result = run_table(yaml, *given, *options, "--debug")
+    assert result["optimizer_steps"] > 0 and result["metrics"] == {}
+    save = next(tmp_path.glob("*/save"))
+    assert (
+        len(read_manifest(save / "train.csv")) == 6 and len(read_manifest(save / "valid.csv")) == 2
+    )
+    assert "nothing is tested" in (save.parent / "log.txt").read_text()
+
+
 def test_without_tests_and_with_a_share_to_validate_on(
     table: Path, tmp_path: Path, run_table: Callable[..., dict[str, Any]]
 ) -> None:
@@ -168,8 +196,11 @@ def test_flags_of_tables_are_told(
     small = "LibriSpeech/ASR/CTC/hparams/small_conformer.yaml"
     for options, told in (
         (["--corpus=manifest"], "needs a value for train_manifest: give --train_manifest=VALUE"),
-        (of(table)[1:], "--train_manifest is neither a key"),
-        ([*of(table), "--train_splits=[a]"], "Nothing reads the key 'train_splits'"),
+        (of(table)[1:], "--train_manifest means nothing to --corpus=librispeech, only to mani"),
+        (
+            [*of(table), "--train_splits=[a]"],
+            "--train_splits means nothing to --corpus=manifest, only",
+        ),
         ([*of(table), "--valid_shar=1"], "did you mean --valid_share"),
         ([*of(table), "--tasks=[a]"], "--tasks is neither a key"),
     ):
@@ -178,6 +209,14 @@ def test_flags_of_tables_are_told(
     with pytest.raises(SystemExit):
         run_table(small, "--corpus=manifest", "--help")
     assert "--valid_share=0.05" in capsys.readouterr().out
+
+
+def test_the_readme_names_every_column_and_option() -> None:
+    told = (RECIPES / "README.md").read_text(encoding="utf-8")
+    section = told[told.index("### As a table") : told.index("### As a function")]
+    columns = {f"`{name}`" for names in COLUMNS.values() for name in names}
+    options = {f"--{name}" for name in corpus_spec("manifest").options}
+    assert not [name for name in columns | options if name not in section]
 
 
 @pytest.mark.skipif(not SPEECH.is_file(), reason="no recorded speech beside the repository")

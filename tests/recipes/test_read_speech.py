@@ -78,7 +78,9 @@ def test_mandarin_is_scored_by_characters(
         hparams, *flags_for(hparams, TINY, data_folder=aishell, output_neurons=7), "--debug"
     )
     assert result["test_cer"] == result["metrics"]["dev_cer"] and "test_cer" in result["metrics"]
-    assert list(result).index("test_cer") < list(result).index("test_wer")
+    assert not [name for name in (*result, *result["metrics"]) if name.endswith("wer")]
+    assert set(result["intervals"]) == {"dev_cer", "test_cer"}
+    assert (tmp_path / "run" / "cer_test.txt").is_file()
 
 
 def test_checkpoints_are_ranked_by_characters(

@@ -39,6 +39,7 @@ def test_killed_twice_and_resumed_is_bit_equal(
 ) -> None:
     """Once when a batch arrives, once in the middle of a save, both in the middle of an epoch."""
     hparams, options = ASR / recipe / "hparams" / "conformer.yaml", OPTIONS | more
+    options |= {"noise_manifest": runs.corpus, "noise_prob": 0.5}
     uninterrupted = runs.start(hparams, "reference", options)
     folder = runs.start(hparams, "killed", options, kill_at_batch=5).end(expected=-9)
     (whole,) = saves(folder)  # after 4 batches

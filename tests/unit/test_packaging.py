@@ -24,7 +24,7 @@ from summarymixing_modules.compat import SUPPORTED, TESTED_PAIR
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "summarymixing_modules"
-UNLOCKED = {"sounddevice", "transformers"}  # of extras that no test needs
+UNLOCKED = {"datasets", "sounddevice", "transformers"}  # of extras that no test needs
 OPTIONAL = {"causal_conv1d", "mamba_ssm", "triton"}  # faster kernels, used where they are installed
 MAY_BE_ABSENT = {"matplotlib", "espeakng_loader"}  # of figures and the demo
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -18,6 +18,7 @@ from summarymixing_modules import cli
 from summarymixing_modules.bundles.export import write_bundle
 from summarymixing_modules.bundles.kinds import encoder_part
 from summarymixing_modules.bundles.run import RunContent
+from summarymixing_modules.data.corpora import corpus_names, corpus_spec
 from summarymixing_modules.mixers import build_mixer, mixer_names, unregister_mixer
 from summarymixing_modules.mixers.registry import MixerSize
 from summarymixing_modules.models.describe import describe
@@ -25,6 +26,7 @@ from summarymixing_modules.tables.commands import LOCAL, Launch, stage_flags
 from summarymixing_modules.tables.flags import parse_extra, recipe_of
 from summarymixing_modules.tables.plan import select_rows
 from summarymixing_modules.tables.read import load_table
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import RUN_OPTIONS, read_flags
 from tests.unit.bundles.conftest import tiny_content
 from tests.unit.inference.test_classifier import content as classifier_content
@@ -44,6 +46,7 @@ READERS = [
     *ROOT.glob("recipes/**/*.py"),
     *ROOT.glob("summarymixing_modules/bench/*.py"),
     *ROOT.glob("summarymixing_modules/tables/arguments.py"),
+    *ROOT.glob("summarymixing_modules/data/shards/flags.py"),
 ]
 #: Names that stand for a file or folder of the reader's.
 ANY_YAML = ("hparams/x.yaml", "results/x/hyperparams.yaml")
@@ -74,7 +77,7 @@ def check_train(folder: Path, words: list[str]) -> None:
     yaml, *flags = (word for word in words[at + 1 :] if word != "...")
     if yaml not in ANY_YAML:
         assert (folder / words[at]).is_file() and (folder / yaml).is_file()
-        read_flags(flags, recipe_of(folder / yaml).tree)
+        read_flags(flags, with_corpus(recipe_of(folder / yaml), flags).tree)
     for word in words:
         if not word.startswith("--output_folder"):
             check_results(folder, word.rpartition("=")[2])
@@ -145,6 +148,7 @@ def test_commands_are_what_they_say(file: Path) -> None:
 
 def test_every_flag_is_known_to_something() -> None:
     known = FOREIGN | OWN | {f"--{name}" for name in RUN_OPTIONS}
+    known |= {f"--{option}" for name in corpus_names() for option in corpus_spec(name).options}
     for yaml in ROOT.glob("recipes/**/hparams/*.yaml"):
         known |= {f"--{key}" for key in recipe_of(yaml).tree}
     for reader in READERS:

@@ -95,7 +95,7 @@ class MeaningBrain(SafeBrain):
         self.searcher = self.make_searcher(stage == sb.Stage.TEST)
         return {
             "accuracy": TokenAccuracy(),
-            "transcripts": TranscriptScore(),
+            "transcripts": TranscriptScore(self.error_rate),
             "meanings": MeaningScore(self.hparams.data.references),
         }
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.registry import register_corpus
 from summarymixing_modules.data.corpora.splits import Source, check_splits, prepare_splits
 from summarymixing_modules.data.manifest import ManifestError, Manifests
@@ -20,6 +21,8 @@ from summarymixing_modules.data.reading import files_in, read_lines, subfolders
 
 SPLITS = ("train", "dev", "test")
 _ROOT = "data_aishell"
+_SPEAKER = slice(6, 11)  # of an utterance, BAC009S0002W0122
+_UNPACK = "unpack its archives (cd {}; for a in *.tar.gz; do tar xzf $a; done)"
 _TRANSCRIPT = Path("transcript", "aishell_transcript_v0.8.txt")
 
 
@@ -43,7 +46,8 @@ def prepare_aishell1(
 ) -> Manifests:
     """Write ``train.csv``, ``valid.csv`` and a CSV for each split.
 
-    Recordings without a transcript, of which the corpus has some hundreds, are no part of it.
+    Recordings without a transcript, of which the corpus has some hundreds, and transcripts without
+    a recording are left out and listed in ``bad_aishell1-SPLIT.csv``.
 
     Args:
         preparation: its ``data_folder`` is ``data_aishell`` or its parent.
@@ -52,8 +56,8 @@ def prepare_aishell1(
         test_splits: any number.
 
     Raises:
-        ManifestError: no corpus, no such split, recordings that are still in archives, no usable
-            utterance, or a malformed transcript.
+        ManifestError: no corpus, no such split, speakers that are missing or still in archives, no
+            usable utterance, or a malformed transcript.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
     check_splits(SPLITS, train_splits=train_splits, dev_splits=dev_splits, test_splits=test_splits)
@@ -65,6 +69,7 @@ def prepare_aishell1(
 
 def _open(data_folder: Path) -> Source:
     root = _root(data_folder)
+    _refuse_missing_speakers(root)
 
     def source(split: str) -> tuple[dict[str, Any], Callable[[], Listing]]:
         speakers = [file_state(folder) for folder in subfolders(root / "wav" / split)]
@@ -99,20 +104,47 @@ def _recordings(root: Path, split: str) -> Iterator[Path]:
         packed = files_in(root / "wav", ".tar.gz") if (root / "wav").is_dir() else []
         remedy = "unpack the corpus again"
         if packed:
-            unpack = "for a in *.tar.gz; do tar xzf $a; done"
-            remedy = f"unpack its archives (cd {root / 'wav'}; {unpack})"
+            remedy = _UNPACK.format(root / "wav")
         raise ManifestError(f"{folder}: holds no recordings: {remedy}")
+
+
+def _refuse_missing_speakers(root: Path) -> None:
+    """Refuse a copy in which speakers of the transcripts have no folder: a set would lack them."""
+    wav = root / "wav"
+    known = {
+        speaker.name
+        for split in SPLITS
+        for speaker in (subfolders(wav / split) if (wav / split).is_dir() else [])
+    }
+    missing = sorted({name[_SPEAKER] for name in _read_transcript(root / _TRANSCRIPT)} - known)
+    if not missing or not known:  # a split without any recording is told when it is read
+        return
+    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    packed = [name for name in missing if (wav / f"{name}.tar.gz").is_file()]
+    remedy = _UNPACK.format(wav) if packed else "unpack the corpus again"
+    raise ManifestError(
+        f"{wav}: {len(missing)} speakers of {_TRANSCRIPT.name} have no folder in train, dev or "
+        f"test there ({shown}): {remedy}"
+    )
 
 
 def _listing(root: Path, split: str) -> Listing:
     texts = _read_transcript(root / _TRANSCRIPT)
-    return Listing(
-        [
-            Utterance(audio.stem, audio, text=texts[audio.stem], speaker=audio.parent.name)
-            for audio in _recordings(root, split)
-            if audio.stem in texts
-        ]
-    )
+    found, speakers, there = Listing(), set(), set()
+    for audio in _recordings(root, split):
+        speakers.add(audio.parent.name)
+        there.add(audio.stem)
+        if audio.stem in texts:
+            text, speaker = texts[audio.stem], audio.parent.name
+            found.utterances.append(Utterance(audio.stem, audio, text=text, speaker=speaker))
+        else:
+            reason = f"{audio}: a recording without a line in {_TRANSCRIPT.name}"
+            found.bad.append(BadFile(str(audio), audio.stem, reason))
+    for name in texts:
+        if name[_SPEAKER] in speakers and name not in there:
+            reason = f"{_TRANSCRIPT.name}: {name} has a transcript, and no recording"
+            found.bad.append(BadFile(name, name, reason))
+    return found
 
 
 def _read_transcript(file: Path) -> dict[str, str]:

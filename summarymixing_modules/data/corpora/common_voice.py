@@ -45,13 +45,14 @@ def prepare_common_voice(
     language: str,
     longest: float | None,
     keep_digits: bool = False,
+    split_apostrophes: bool = False,
 ) -> Manifests:
     """Write ``cv_LANGUAGE_SPLIT.csv`` for train, dev and test.
 
     Clips that last longer than ``longest`` are left out of all three, as in MP3S. Sentences are
     normalised, see `normalise_sentence`. Entries that cannot be used (a broken clip, none at all,
-    no sentence, one with digits) are left out and listed in ``bad_cv_LANGUAGE_SPLIT.csv``; of a
-    clip that is listed twice, the first entry counts.
+    no sentence, one with digits, a clip listed before with another sentence) are left out and
+    listed in ``bad_cv_LANGUAGE_SPLIT.csv``; of an entry that is listed twice, one counts.
 
     A call that was stopped continues after the splits that it had finished and, in the one that it
     had not, after the clips converted. A finished split is done again if the settings, its list or
@@ -64,6 +65,7 @@ def prepare_common_voice(
         language: name of its folder, such as "cy" (Welsh) or "zh-CN".
         longest: seconds; None is no limit.
         keep_digits: see `normalise_sentence`.
+        split_apostrophes: they become spaces, "L HOMME".
 
     Raises:
         ManifestError: no corpus, no such language in it, a malformed list, or no usable entry.
@@ -77,7 +79,9 @@ def prepare_common_voice(
     preparation = replace(preparation, verify="header")
     root = _language_folder(preparation.data_folder, language)
     target = Path(clips_folder) / language
-    converter = _Converter(root / "clips", target, language, longest, keep_digits)
+    converter = _Converter(
+        root / "clips", target, language, longest, keep_digits, split_apostrophes
+    )
     for split, name in names.items():
         fingerprint = {
             "list": [str(root), file_state(root / f"{split}.tsv")],
@@ -85,6 +89,7 @@ def prepare_common_voice(
             "converted": str(Path(clips_folder).absolute()),
             "longest": longest,
             "keep_digits": keep_digits,
+            "split_apostrophes": split_apostrophes,
         }
         listing = _lister(preparation, converter, root, split)
         preparation.prepare(name, fingerprint, listing, split == "test")
@@ -97,16 +102,16 @@ def _lister(
     """Lists a split: reads its list and converts its clips."""
 
     def listing() -> Listing:
-        entries = _read_tsv(root / f"{split}.tsv")
+        entries, bad = _each_once(_read_tsv(root / f"{split}.tsv"))
         title = f"{root.name} {split}"
         done = list(
             in_threads(converter, entries, preparation.workers, title, "clip", preparation.progress)
         )
         found = Listing(
             [result for result in done if isinstance(result, Utterance)],
-            [result for result in done if isinstance(result, BadFile)],
+            [*bad, *(result for result in done if isinstance(result, BadFile))],
         )
-        long = len(done) - len(found.utterances) - len(found.bad)
+        long = len(done) + len(bad) - len(found.utterances) - len(found.bad)
         if long:
             logger.info(f"{title}: {long} clips last over {converter.longest} s, left out")
         return found
@@ -157,13 +162,26 @@ def _read_tsv(file: Path) -> list[_Entry]:
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ManifestError(f"{file}: lacks the columns {', '.join(missing)}: copy it again")
-        entries: dict[str, _Entry] = {}  # by clip
+        entries = []
         for row in reader:
             clip, sentence, where = row["path"], row["sentence"], f"{file}:{reader.line_num}"
             if not clip or sentence is None:
                 raise ManifestError(f"{where}: malformed line {row}: copy the list again")
-            entries.setdefault(clip, _Entry(clip, sentence, row["client_id"], where))
-    return list(entries.values())
+            clip = clip if Path(clip).suffix else f"{clip}.mp3"  # as in the first releases
+            entries.append(_Entry(clip, sentence, row["client_id"], where))
+    return entries
+
+
+def _each_once(entries: list[_Entry]) -> tuple[list[_Entry], list[BadFile]]:
+    """Entries without those that repeat one; and those that contradict one, as unusable."""
+    first: dict[str, _Entry] = {}
+    bad = []
+    for entry in entries:
+        known = first.setdefault(entry.clip, entry)
+        if known.sentence != entry.sentence:
+            reason = f"{entry.where}: has another sentence than {known.where} for the same clip"
+            bad.append(BadFile(entry.where, Path(entry.clip).stem, reason))
+    return list(first.values()), bad
 
 
 @dataclass(frozen=True)
@@ -175,11 +193,14 @@ class _Converter:
     language: str
     longest: float | None
     keep_digits: bool
+    split_apostrophes: bool
 
     def __call__(self, entry: _Entry) -> Utterance | BadFile | None:
         name, source = Path(entry.clip).stem, self.clips / entry.clip
         try:
             text = normalise_sentence(entry.sentence, self.language, self.keep_digits)
+            if self.split_apostrophes:
+                text = " ".join(text.replace("'", " ").split())
             audio = self._converted(source, self.target / f"{name}.flac")
         except (AudioError, ValueError) as err:
             reason = str(err) if isinstance(err, AudioError) else f"{entry.where}: {err}"

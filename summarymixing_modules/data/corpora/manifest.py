@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from summarymixing_modules.data.audio import AudioError, probe_audio
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.registry import register_corpus
 from summarymixing_modules.data.manifest import DATA_ROOT, ManifestError, Manifests
-from summarymixing_modules.data.preparation import Listing, Preparation, Utterance, file_state
+from summarymixing_modules.data.preparation import (
+    TRANSCRIPT,
+    Listing,
+    Preparation,
+    Utterance,
+    file_state,
+)
 from summarymixing_modules.data.tables import Record, read_table
 from summarymixing_modules.data.text.normalisation import normalise_sentence
 
 RAW = "raw"
-#: Seconds by which a duration may differ from that of the file.
-_TOLERANCE = 0.1
+_CODE = re.compile(r"[a-z]{2,3}([-_][a-z0-9]+)*", re.IGNORECASE)  # of a language
 
 
-@register_corpus(
-    "manifest",
-    source="one's own recordings",
-    folder_of="train_manifest",
-    of_recipes=("token_type", "tasks"),
-)
+@register_corpus("manifest", source="one's own recordings", folder_of="train_manifest")
 def prepare_manifest(
     preparation: Preparation,
     *,
@@ -41,8 +42,6 @@ def prepare_manifest(
     valid_share: float = 0.05,
     language: str | None = None,
     keep_digits: bool = False,
-    token_type: str | None = None,
-    tasks: Sequence[str] = (),
 ) -> Manifests:
     """Write ``train.csv``, ``valid.csv`` and ``NAME.csv`` for each test table.
 
@@ -52,21 +51,20 @@ def prepare_manifest(
     names that columns may have are in `data.tables.COLUMNS`.
 
     Args:
-        preparation: its ``data_folder`` decides nothing.
+        preparation: its ``data_folder`` decides nothing; what it has ``wanted`` are columns.
         train_manifest: table to train on.
-        valid_manifest: table to validate on; None: a share of the other.
+        valid_manifest: table to validate on; None: rows, or a share, of the other.
         test_manifests: tables to test on, if any: PATH or NAME=PATH, or a list of such.
         train_where: COLUMN=VALUE: take only such rows of the table; several: [a=b, c=d].
-        valid_where: likewise.
+        valid_where: likewise; without a valid_manifest, of the other.
         test_where: likewise, of all test tables.
-        valid_share: of the speakers, or of the utterances where they have none, to validate on.
+        valid_share: of the utterances to validate on, if nothing else is given; see `held_out`.
         language: of the transcripts, for `normalise_sentence`; None: any script; raw: none of it.
         keep_digits: see `normalise_sentence`.
-        token_type: of the recipe; there are transcripts where it is given.
-        tasks: of the recipe; each is a column of labels.
 
     Raises:
-        ManifestError: a table is missing or is none, lacks a column, or has an ID twice.
+        ManifestError: a table is missing or is none, lacks a column, or has an ID twice; a
+            condition or a language means nothing.
         TooManyBadFiles: more rows are unusable than are tolerated.
     """
     save = preparation.save_folder
@@ -75,22 +73,82 @@ def prepare_manifest(
     manifests = Manifests(save / "train.csv", save / "valid.csv", test)
     if preparation.skip_prep:
         return manifests.require()
-    reading = _Reading(language, keep_digits, token_type is not None, tuple(tasks))
-    held_out = valid_share if valid_manifest is None else None
+    if language is not None and not _CODE.fullmatch(language):
+        raise ManifestError(
+            f"--language={language}: is no code of a language, such as fr or pt-BR; leave it out "
+            f"for letters of any script, or give {RAW} for the text as it is"
+        )
+    reading = _Reading(language, keep_digits, preparation.wanted)
     trained = _Table(Path(train_manifest), "train_manifest", _conditions(train_where), reading)
-    tables = {"train": trained}
-    if valid_manifest is not None:
-        where = _conditions(valid_where)
-        tables["valid"] = _Table(Path(valid_manifest), "valid_manifest", where, reading)
+    if valid_manifest is None and valid_where is None:
+        for name in ("train", "valid"):
+            listing = partial(_part_of, trained, valid_share, name == "valid")
+            preparation.prepare(name, trained.state(valid_share), listing, any_format=True)
+        tables = {}
+    else:
+        other, where = Path(valid_manifest or train_manifest), _conditions(valid_where)
+        tables = {"train": trained, "valid": _Table(other, "valid_manifest", where, reading)}
     for name, path in tests.items():
         tables[name] = _Table(Path(path), "test_manifests", _conditions(test_where), reading)
     for name, table in tables.items():
-        listing = partial(table.listing, None if name != "train" else _kept(held_out, True))
-        preparation.prepare(name, table.state(held_out), listing, name in tests, any_format=True)
-    if held_out is not None:
-        listing = partial(trained.listing, _kept(held_out, False))
-        preparation.prepare("valid", trained.state(held_out), listing, any_format=True)
+        listing = partial(_checked, table, name, trained)
+        preparation.prepare(name, table.state(None), listing, name in tests, any_format=True)
     return manifests
+
+
+def held_out(utterances: Sequence[Utterance], share: float) -> set[str]:
+    """IDs of a part of the utterances, the same whenever it is asked for.
+
+    Whole speakers where speakers are known; if each of them has more than the share, or nobody is
+    known, whole recordings.
+
+    Args:
+        utterances: all of them.
+        share: of them that is wanted; one at least.
+
+    Raises:
+        ManifestError: there are not enough.
+    """
+    quota = max(1, round(share * len(utterances)))
+    for by in (lambda u: u.speaker or str(u.audio), lambda u: str(u.audio)):
+        sizes = Counter(map(by, utterances))
+        chosen, left = set[str](), quota
+        for group in sorted(sizes, key=_draw):
+            if sizes[group] <= left:
+                chosen.add(group)
+                left -= sizes[group]
+        if chosen and len(chosen) < len(sizes) and share > 0:
+            return {u.id for u in utterances if by(u) in chosen}
+    raise ManifestError(
+        f"--valid_share={share:g}: {len(utterances)} utterances cannot be parted so: give "
+        "--valid_manifest, or --valid_where"
+    )
+
+
+def _draw(name: str) -> bytes:
+    """Puts names into an order that looks drawn, and is the same everywhere."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+
+def _part_of(table: _Table, share: float, valid: bool) -> Listing:
+    """What is validated on of a table, or trained on."""
+    found = table.rows
+    chosen = held_out(found.utterances, share) if found.utterances else set()
+    kept = [u for u in found.utterances if (u.id in chosen) == valid]
+    return Listing(kept, [] if valid else found.bad)
+
+
+def _checked(table: _Table, name: str, trained: _Table) -> Listing:
+    """The rows of a table, unless they are trained on and evaluated on."""
+    found = table.rows
+    if table is not trained and table.path.resolve() == trained.path.resolve():
+        known = {utterance.id for utterance in trained.rows.utterances}
+        if shared := next((u.id for u in found.utterances if u.id in known), None):
+            raise ManifestError(
+                f"--{table.flag}={table.path}: {shared} is in the rows of {name} and in those that "
+                "are trained on: part them by --train_where and its like"
+            )
+    return found
 
 
 def _named(manifests: str | Sequence[str] | None) -> dict[str, str]:
@@ -116,25 +174,18 @@ def _conditions(where: str | Sequence[str] | None) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ManifestError(f"--train_where and its like: {text!r} is not column=value")
-        found[name.strip().lower()] = value.strip()
+        column = name.strip().lower()
+        if column in found:
+            raise ManifestError(
+                f"--train_where and its like: {text!r} is the second condition on {column}, and "
+                "all of them must hold: give one"
+            )
+        found[column] = value.strip()
     return found
 
 
 def _several(given: str | Sequence[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given or ())
-
-
-def _kept(share: float | None, training: bool) -> Callable[[Utterance], bool] | None:
-    """Whether an utterance is trained on (or validated on), by its speaker or its ID alone."""
-    if share is None:
-        return None
-
-    def kept(utterance: Utterance) -> bool:
-        name = utterance.speaker or utterance.id
-        drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
-        return (drawn >= share) == training
-
-    return kept
 
 
 @dataclass(frozen=True)
@@ -143,12 +194,16 @@ class _Reading:
 
     language: str | None
     keep_digits: bool
-    transcripts: bool
-    tasks: tuple[str, ...]
+    wanted: tuple[str, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """What is wanted besides a transcript."""
+        return [name for name in self.wanted if name != TRANSCRIPT]
 
     def text(self, sentence: str) -> str:
         """The transcript."""
-        if not self.transcripts:
+        if TRANSCRIPT not in self.wanted:
             return ""
         if not sentence:
             raise ValueError("its text is empty")
@@ -174,12 +229,13 @@ class _Table:
     def state(self, held_out: float | None) -> dict[str, Any]:
         """Changes when the table or what is asked of it does."""
         read = self.reading
-        settings = [read.language, read.keep_digits, read.transcripts, list(read.tasks)]
+        settings = [read.language, read.keep_digits, read.wanted]
         table = [str(self.path.absolute()), file_state(self.path)]
         return {"table": table, "where": self.where, "reading": settings, "held_out": held_out}
 
-    def listing(self, kept: Callable[[Utterance], bool] | None) -> Listing:
-        """Its utterances; of rows that cannot be used, why not.
+    @cached_property
+    def rows(self) -> Listing:
+        """The utterances that are meant; of rows that cannot be used, why not.
 
         Raises:
             ManifestError: no row is meant, or an ID occurs twice.
@@ -195,7 +251,7 @@ class _Table:
                 )
             if isinstance(made, BadFile):
                 found.bad.append(made)
-            elif kept is None or kept(made):
+            else:
                 found.utterances.append(made)
         if not lines:
             asked = "".join(f" with {name}={value}" for name, value in self.where.items())
@@ -203,63 +259,49 @@ class _Table:
         return found
 
     def _rows(self) -> Iterator[Record]:
-        needed = ["path", *(["text"] if self.reading.transcripts else [])]
-        columns = [*needed, *map(str.lower, self.reading.tasks), *self.where]
+        columns = ["path", *map(str.lower, self.reading.wanted), *self.where]
         for record in read_table(self.path, self.flag, columns):
             if all(record.fields.get(name, "") == value for name, value in self.where.items()):
                 yield record
 
     def _utterance(self, record: Record) -> Utterance | BadFile:
-        path, part = record.get("path"), record.get("start")
+        path, begin = record.get("path"), record.get("start")
         audio = self.folder / path
-        name = record.get("id") or (f"{path}@{part}" if part else path) or f"line {record.line}"
+        name = record.get("id") or (f"{path}@{begin}" if begin else path) or f"line {record.line}"
         try:
             if not path:
                 raise ValueError("its path is empty")
             if path.startswith(DATA_ROOT):
                 raise ValueError("it is of a manifest that this package made, not of a table")
             text = self.reading.text(record.get("text"))
-            labels = {task: record.fields.get(task.lower(), "") for task in self.reading.tasks}
+            labels = {task: record.fields.get(task.lower(), "") for task in self.reading.labels}
             if missing := [task for task, label in labels.items() if not label.strip()]:
                 raise ValueError(f"it has no {missing[0]}")
-            start, stop = _samples(audio, record)
-        except (AudioError, ValueError) as error:
+            part, lasts = _part(record)
+        except ValueError as error:
             reason = f"{self.path}:{record.line}: {name}: {error}"
             return BadFile(str(audio), name, reason)
-        return Utterance(name, audio, labels, text, record.get("speaker"), start, stop)
+        speaker = record.get("speaker")
+        return Utterance(name, audio, labels, text, speaker, part=part, lasts=lasts)
 
 
-def _samples(audio: Path, record: Record) -> tuple[int, int | None]:
-    """The first sample of an utterance and the one past its last, at the rate of its file.
+def _part(record: Record) -> tuple[tuple[float, float | None] | None, float | None]:
+    """The part of a file that a row is, or how long it says that the file lasts; in seconds.
 
     Raises:
-        ValueError: numbers that are none, or do not fit the file.
+        ValueError: numbers that are none, or a part that ends before it starts.
     """
-    seconds = {key: _seconds(record, key) for key in ("start", "end", "duration")}
-    start, end, duration = seconds["start"], seconds["end"], seconds["duration"]
-    if end is None and duration is not None and start is not None:
-        end = start + duration
-    if start is None and end is None and duration is None:
-        return 0, None
-    info = probe_audio(audio)
+    start, end, duration = (_seconds(record, key) for key in ("start", "end", "duration"))
+    if duration == 0:
+        raise ValueError("its duration is 0")
     if start is None and end is None:
-        if duration is not None and abs(duration - info.duration) > _TOLERANCE:
-            raise ValueError(
-                f"its duration is {duration:g} s, and its file lasts {info.duration:.2f} s: of a "
-                "part of a file, give its start, too"
-            )
-        return 0, None
-    first = round((start or 0.0) * info.sample_rate)
-    if end is None:
-        return first, None
-    last = round(end * info.sample_rate)
-    if last > info.frames and (last - info.frames) <= _TOLERANCE * info.sample_rate:
-        last = info.frames  # times are rounded
-    if not first < last <= info.frames:
-        raise ValueError(
-            f"{start or 0:g} to {end:g} s is no part of its file, which lasts {info.duration:.2f} s"
-        )
-    return first, last
+        return None, duration
+    first = start or 0.0
+    if end is None and duration is not None:
+        end = first + duration
+    if end is not None and end <= first:
+        raise ValueError(f"{first:g} to {end:g} s is no part of a file")
+    return (first, end), None
 
 
 def _seconds(record: Record, purpose: str) -> float | None:

@@ -28,9 +28,18 @@ ALPHABETS = {
 #: Languages that do not write spaces between words, and whose transcripts therefore have none.
 _UNSPACED = ("zh", "yue", "ja", "th", "lo", "km", "my")
 _APOSTROPHES = "'’‘ʼ`´′"
-_SPOKEN_SYMBOLS = "%&+=@#€£$°"
+#: Besides every currency. The ordinals of Spanish are letters to Unicode.
+_SPOKEN_SYMBOLS = "%‰٪&+=×÷±@#°§№ªº"
+#: Letters that are not written with an accent, and still have others that stand for them.
+_PLAIN = {"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"}
+#: Other forms of the same letter: full-width, half-width, those of old Arabic fonts.
+_FORMS = ("<wide>", "<narrow>", "<initial>", "<medial>", "<final>", "<isolated>")
+_JOINERS = "\u200c\u200d"  # which some scripts spell with
+_LENGTHENING = "\u0640"  # Arabic: makes a word wider
 #: What upper case is where Python's is not the language's: it would lose a letter.
 _TURKISH = str.maketrans("i", "İ")
+#: Unicode has capitals of Georgian, which nobody writes.
+_GEORGIAN_CAPITALS = {0x1C90 + letter: 0x10D0 + letter for letter in range(48)}
 _UPPER = {"de": str.maketrans("ß", "ẞ"), "tr": _TURKISH, "az": _TURKISH}
 _LOWER = dict.fromkeys(("tr", "az"), str.maketrans("Iİ", "ıi"))
 _BESIDE_LATIN = re.compile(r"(?<=[a-z']) (?=[a-z'])")
@@ -65,7 +74,8 @@ def normalise_sentence(
     line = " ".join(words)
     if code in _UNSPACED:
         line = _BESIDE_LATIN.sub("\0", line).replace(" ", "").replace("\0", " ")
-    return unicodedata.normalize("NFC", line.translate(_UPPER.get(code, {})).upper())
+    capitals = line.translate(_UPPER.get(code, {})).upper().translate(_GEORGIAN_CAPITALS)
+    return unicodedata.normalize("NFC", capitals)
 
 
 class _Letters(dict[int, str]):
@@ -86,26 +96,39 @@ def _letters(code: str, keep_digits: bool) -> _Letters:
 
 
 def _letter(character: str, alphabet: str | None, keep_digits: bool) -> str:
-    """What stands for a character: itself, its base letter, or a space."""
+    """What stands for a character: itself, its base letter, a space or nothing."""
     if character in _APOSTROPHES:
         return "'"
+    if unicodedata.decomposition(character).startswith(_FORMS):
+        usual = unicodedata.normalize("NFKC", character).lower()
+        return "".join(_letter(letter, alphabet, keep_digits) for letter in usual)
     kind = unicodedata.category(character)
+    if _is_invisible(character, kind):
+        return ""
+    spoken = kind == "Sc" or character in _SPOKEN_SYMBOLS
     if alphabet is None:
-        if kind[0] in "LM" or character in "\u200c\u200d":  # joiners, which some scripts spell with
+        if kind[0] in "LM" and not spoken or character in _JOINERS:
             return character
     elif character in alphabet:
         return character
-    else:
-        base = "".join(c for c in unicodedata.normalize("NFKD", character) if c.isalpha())
+    elif not spoken:
+        parts = unicodedata.normalize("NFKD", character)
+        base = "".join(_PLAIN.get(part, part) for part in parts if part.isalpha())
         if base and all(letter in alphabet for letter in base):
             return base
         if kind.startswith("M"):  # an accent that did not combine with the letter before it
             return ""
     if keep_digits:
         return character if kind == "Nd" else " "
-    if kind[0] in "LN" or character in _SPOKEN_SYMBOLS:
+    if spoken or kind[0] in "LN":
         raise ValueError(f"the sentence has {character!r}, which is not spelt out in this language")
     return " "
+
+
+def _is_invisible(character: str, kind: str) -> bool:
+    """Whether it is no part of the word: a soft hyphen, a mark of direction, how to draw a sign."""
+    variant = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    return variant or character == _LENGTHENING or (kind == "Cf" and character not in _JOINERS)
 
 
 def _unquoted(word: str) -> str:

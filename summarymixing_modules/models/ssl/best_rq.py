@@ -143,7 +143,11 @@ class BestRQModel(AcousticEncoder):
         self.noise_std, self.shared_mask, self.loss_mean = noise_std, shared_mask, loss_mean
 
     def forward(
-        self, x_BTF: Tensor, lengths_B: Tensor, hidden_BT: Tensor | None = None
+        self,
+        x_BTF: Tensor,
+        lengths_B: Tensor,
+        hidden_BT: Tensor | None = None,
+        clean_BTF: Tensor | None = None,
     ) -> BestRQOutput:
         """Hides, encodes, predicts.
 
@@ -151,14 +155,16 @@ class BestRQModel(AcousticEncoder):
             x_BTF: normalised features.
             lengths_B: real frames of each utterance.
             hidden_BT: which to hide, in whole groups of four, best on the CPU; None = drawn.
+            clean_BTF: features that targets are of; None = those that are heard.
         """
         x_BTF = _whole_groups(x_BTF, lengths_B)
+        target_BTF = x_BTF if clean_BTF is None else _whole_groups(clean_BTF, lengths_B)
         if hidden_BT is None:
             hidden_BT = draw_block_masks(
                 lengths_B.cpu(), x_BTF.shape[1], self.mask_prob, self.mask_length, self.shared_mask
             )
         hidden = HiddenFrames.of(hidden_BT[:, ::STRIDE], x_BTF.device)
-        codes_MQ = self.quantiser(hidden.pick(x_BTF.unflatten(1, (-1, STRIDE)).flatten(2)))
+        codes_MQ = self.quantiser(hidden.pick(target_BTF.unflatten(1, (-1, STRIDE)).flatten(2)))
         noise_BTF = self.noise_std * torch.randn_like(x_BTF)
         hidden_BT = hidden_BT.to(x_BTF.device, non_blocking=True)
         x_BTF = torch.where(hidden_BT[..., None], noise_BTF, x_BTF)

@@ -120,6 +120,7 @@ class Wav2Vec2Model(AcousticEncoder):
         lengths_B: Tensor,
         hidden_BT: Tensor | None = None,
         negatives_BNK: Tensor | None = None,
+        clean_BTF: Tensor | None = None,
     ) -> Wav2Vec2Output:
         """Hides, encodes, compares.
 
@@ -128,7 +129,14 @@ class Wav2Vec2Model(AcousticEncoder):
             lengths_B: real frames of each utterance.
             hidden_BT: frames of the front end's output to hide, best on the CPU; None = drawn.
             negatives_BNK: see ``ops.negatives.draw_negatives``; None = drawn.
+            clean_BTF: features that targets are of, which the front end reads, too; None = those
+                that are heard.
         """
+        targets_BTC = None
+        if clean_BTF is not None:
+            targets_BTC = _scale_gradient(
+                self.frontend(clean_BTF, lengths_B)[0], self.frontend_grad_scale
+            )
         y_BTC, lengths_B = self.frontend(x_BTF, lengths_B)
         y_BTC = _scale_gradient(y_BTC, self.frontend_grad_scale)
         if hidden_BT is None:
@@ -138,7 +146,7 @@ class Wav2Vec2Model(AcousticEncoder):
         hidden = HiddenFrames.of(hidden_BT, y_BTC.device)
         if negatives_BNK is None:
             negatives_BNK = draw_negatives(hidden.counts_B, hidden.most, self.negatives)
-        quantised = self.quantiser(hidden.pick(y_BTC))
+        quantised = self.quantiser(hidden.pick(y_BTC if targets_BTC is None else targets_BTC))
         hidden_BT = hidden_BT.to(y_BTC.device, non_blocking=True)
         encoded_BTD = self.encode_hidden(y_BTC, lengths_B, hidden_BT)
         predicted_MD = self.project_output(hidden.pick(encoded_BTD))

@@ -47,8 +47,8 @@ def load_labelled(
     Raises:
         InputError: see ``prepare_corpus``, ``make_datasets`` and ``Labels``.
     """
-    manifests = prepare_corpus(hparams)
     tasks = hparams["tasks"] if tasks is None else tasks
+    manifests = prepare_corpus(hparams, tasks)
     data, labels, unseen = build_labelled(hparams, manifests, tasks, hparams.get("classes"))
     annotations: dict[str, dict[str, Any]] = {}
     for manifest in manifests.test.values():

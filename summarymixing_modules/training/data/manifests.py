@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -27,12 +27,13 @@ logger = get_logger(__name__)
 _LONG = 5
 
 
-def prepare_corpus(hparams: Mapping[str, Any]) -> Manifests:
+def prepare_corpus(hparams: Mapping[str, Any], wanted: Sequence[str] = ()) -> Manifests:
     """Writes the manifests of a corpus on the main process; every process learns where they are.
 
     Args:
         hparams: with the key ``corpus``, those that all corpora have, and its own; or with
             ``shards``, which have been prepared already.
+        wanted: what every utterance must have besides its audio; see `Preparation`.
 
     Raises:
         InputError: no such corpus, a key that it needs is missing, or see its preparation; or the
@@ -51,6 +52,7 @@ def prepare_corpus(hparams: Mapping[str, Any]) -> Manifests:
         hparams["max_bad_audio"],
         hparams.get("test_max_bad_audio", 0.0),
         hparams["skip_prep"],
+        wanted=tuple(wanted),
     )
     options = corpus.options_in(hparams)
     on_main_first(partial(corpus.prepare, preparation, **options))

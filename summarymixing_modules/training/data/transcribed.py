@@ -10,6 +10,7 @@ from typing import Any
 from speechbrain.utils.distributed import run_on_main
 
 from summarymixing_modules.data.manifest import Manifests, read_manifest
+from summarymixing_modules.data.preparation import TRANSCRIPT
 from summarymixing_modules.data.subset import subset_path, write_subset
 from summarymixing_modules.data.text.sentencepiece_tokenizer import build_tokenizer
 from summarymixing_modules.data.text.tokenizers import Tokenizer
@@ -43,7 +44,7 @@ def load_transcribed(hparams: Mapping[str, Any], bos_eos: bool = False) -> ASRDa
         InputError: see ``prepare_corpus``, ``build_tokenizer`` and ``make_datasets``; or there are
             not so many hours.
     """
-    manifests = prepare_corpus(hparams)
+    manifests = prepare_corpus(hparams, [TRANSCRIPT])
     tokenizer = recipe_tokenizer(hparams, manifests, bos_eos)
     built = build_data(hparams, manifests, tokenizer)
     data = ASRData(built.datasets, built.train_loader, built.eval_loader, tokenizer)

@@ -22,6 +22,11 @@ from summarymixing_modules.training.recipe.consistency import (
     check_together,
     values_of,
 )
+from summarymixing_modules.training.recipe.corpus_keys import (
+    corpus_options,
+    refuse_useless,
+    with_corpus,
+)
 from summarymixing_modules.training.recipe.flag_help import HELP, describe_flags
 from summarymixing_modules.training.recipe.options import (
     RESUME_WITH_CHANGES,
@@ -39,10 +44,8 @@ from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe, beg
 from summarymixing_modules.training.recipe.values import check_values, checked_flags
 from summarymixing_modules.training.recipe.yaml_checks import (
     check_yaml,
-    corpus_options,
     in_use,
     read_recipe,
-    with_corpus,
 )
 from summarymixing_modules.training.recipe.yaml_objects import check_objects
 from summarymixing_modules.training.run.run_lock import FolderLock
@@ -117,6 +120,7 @@ def load_recipe(
     check_objects(source)
     known_keys = keys_read(reader) if isinstance(reader, str | Path) else frozenset(reader)
     read_by_code = {*known_keys, *corpus_options(source, overrides), *RUN_OPTIONS}
+    refuse_useless(source, overrides, known_keys)
     source = in_use(source, overrides, read_by_code)
     check_yaml(source, overrides, read_by_code)
     run_opts = run_options(arguments[0], flags)

@@ -247,6 +247,15 @@ def _warn_of_warm_up(values: Values) -> None:
         )
 
 
+def _warn_of_second_stage(values: Values) -> None:
+    first, epochs = values.get("second_stage_after"), values.get("number_of_epochs")
+    if first is not None and epochs is not None and first >= epochs:
+        logger.warning(
+            f"The second stage never begins: --second_stage_after={first} is not below "
+            f"--number_of_epochs={epochs}."
+        )
+
+
 def _check_chunks_are_used(values: Values, given: Collection[str]) -> None:
     idle = [key for key in given if key.startswith(_CHUNKS)]
     if values.get("streaming") is False and idle:
@@ -269,6 +278,7 @@ _CHECKS: tuple[Callable[[Values], None], ...] = (
     _check_language_model,
     _check_beam_options,
     _warn_of_warm_up,
+    _warn_of_second_stage,
     _ordered("chunk_size_min", "chunk_size_max"),
     _ordered("left_context_chunks_min", "left_context_chunks_max"),
     _ordered("avoid_if_shorter_than", "avoid_if_longer_than", equal=False),

@@ -85,6 +85,7 @@ _DATA: dict[str, Kind] = {
     "clips_folder": PATH,
     "language": TEXT,
     "keep_digits": BOOLEAN,
+    "split_apostrophes": BOOLEAN,
     "fold": either(choice("all"), whole(1, 10)),
     "trials_file": optional(PATH),
     "words": optional(NAMES),
@@ -189,6 +190,13 @@ _FEATURES: dict[str, Kind] = {
     "drop_replace": choice("mean", "zeros"),
     "augment_first": BOOLEAN,
     "warp_window": COUNT,
+    "noise_manifest": PATH,
+    "noise_prob": SHARE,
+    "noise_snr_low": number(),
+    "noise_snr_high": number(),
+    "rir_manifest": PATH,
+    "rir_prob": SHARE,
+    "mixing_prob": SHARE,
 }
 
 _MODEL: dict[str, Kind] = {
@@ -216,6 +224,8 @@ _MODEL: dict[str, Kind] = {
     "decoder_mixer_options": OPTIONS,
     "decoder_nhead": optional(POSITIVE_WHOLE),
     "d_embedding": optional(POSITIVE_WHOLE),
+    "d_output": POSITIVE_WHOLE,
+    "hidden_size": POSITIVE_WHOLE,
     "normalize_before": BOOLEAN,
     "predictor_size": POSITIVE_WHOLE,
     "predictor_dropout": BELOW_ONE,
@@ -245,6 +255,7 @@ _MIXER: dict[str, Kind] = {
     "global_dropout": optional(BELOW_ONE),
     "hypernet_size": optional(POSITIVE_WHOLE),
     "summary_statistic": choice(*STATISTICS),
+    "summary_window": optional(either(POSITIVE_WHOLE, SIZES)),
     "local_proj": BOOLEAN,
     "summary_proj": BOOLEAN,
     "combiner": BOOLEAN,
@@ -269,6 +280,7 @@ _STREAMING: dict[str, Kind] = {
 _DECODING: dict[str, Kind] = {
     "valid_beam_size": POSITIVE_WHOLE,
     "test_beam_size": POSITIVE_WHOLE,
+    "error_rate": optional(choice("WER", "CER")),
     "test_beam_options": OPTIONS,
     "max_symbols": POSITIVE_WHOLE,
     "max_expansions": POSITIVE_WHOLE,

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from summarymixing_modules.training.recipe.corpus_keys import with_corpus
 from summarymixing_modules.training.recipe.options import ConfigError, overrides_in, read_flags
 from summarymixing_modules.training.recipe.run_folder import ResolvedRecipe
 from summarymixing_modules.training.recipe.values import checked_flags
@@ -17,7 +18,6 @@ from summarymixing_modules.training.recipe.yaml_checks import (
     read_recipe,
     tag_of,
     train_script,
-    with_corpus,
 )
 from summarymixing_modules.training.run.run_lock import hold
 

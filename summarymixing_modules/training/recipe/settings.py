@@ -35,7 +35,7 @@ FREE_KEYS = frozenset(
         "avg_checkpoints",
         "clips_folder",
         "curve_interval",
-        "data_folder",  # it may have moved: see `RunSettings.data`
+        "data_folder",  # it may have moved, and so may tables: see `RunSettings.data`
         "encoder",  # likewise; recipes compare the weights
         "find_unused_parameters",
         "lm_folder",
@@ -54,8 +54,10 @@ FREE_KEYS = frozenset(
         "shards",  # likewise
         "skip_prep",
         "streaming_matrix",
+        "train_manifest",
         "trials_file",
         "trust_run",
+        "valid_manifest",
     }
 )
 _TEST = "test_"  # keys that begin so are about the evaluation after the training

@@ -13,18 +13,15 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from summarymixing_modules.data.corpora import corpus_spec
-from summarymixing_modules.data.shards.folder import ShardFolder
 from summarymixing_modules.errors import did_you_mean
 from summarymixing_modules.repository import REPOSITORY
 from summarymixing_modules.training.recipe.options import ConfigError
@@ -32,7 +29,7 @@ from summarymixing_modules.training.recipe.options import ConfigError
 _REFERENCE = re.compile(r"<([^<>\[\].]+)")  # the first name in <name>, <name[sub]>, <name.attr>
 _INCLUDE = "!include:"
 _ANY_WIDTH = 1 << 20  # a line is not to be wrapped
-_BASE, _SHARED, _FOLDER, _SHARDS = "base", "hparams", "data_folder", "shards"
+_BASE, _SHARED = "base", "hparams"
 GENERATED = "# Generated "  # the first line of a run's record, as SpeechBrain writes it
 PLACEHOLDER = "!PLACEHOLDER"  # of a value that must be given
 FLAT_TAGS = ("", "!ref", PLACEHOLDER)  # of values that a flag may change
@@ -235,92 +232,6 @@ def check_yaml(recipe: RecipeFile, overrides: Collection[str], known_keys: Colle
                 f"Nothing reads the key '{key}' ({recipe.place(key)[:-1]}): no <{key}> refers to "
                 f"it, and the recipe's code does not know it. Remove it or mend its name.{hint}"
             )
-
-
-def with_corpus(recipe: RecipeFile, arguments: Sequence[str]) -> RecipeFile:
-    """A recipe with the options of its corpus as keys, if it has not written them itself.
-
-    A corpus that knows its data folder by itself needs no ``data_folder``. Shards do not need it
-    either, and tell of which corpus they are and with which options it was prepared.
-
-    Args:
-        recipe: what `read_recipe` read.
-        arguments: the command line after the YAML file, which may name another corpus, or shards.
-
-    Raises:
-        InputError: there is no such corpus, or there are no such shards.
-    """
-    if is_record(recipe.file):
-        return recipe
-    if shards := _shards(recipe, arguments):
-        return _with_shards(recipe, ShardFolder.read(Path(shards)), arguments)
-    name = _argument(arguments, "corpus") or recipe.tree.get("corpus")
-    if name is None:
-        return recipe
-    spec = corpus_spec(str(name))
-    needed = TaggedScalar("", None, PLACEHOLDER)
-    more = {
-        option: needed if option in spec.needed else _listed(default)
-        for option, default in spec.flags.items()
-        if option not in recipe.tree
-    }
-    if spec.folder_of is not None and tag_of(recipe.tree.get(_FOLDER)) == PLACEHOLDER:
-        more[_FOLDER] = None
-    return _with_more(recipe, str(name), more)
-
-
-def _shards(recipe: RecipeFile, arguments: Sequence[str]) -> str | None:
-    """The folder of shards that a recipe, which knows of such, is to read."""
-    if _SHARDS not in recipe.tree:
-        return None
-    given = _argument(arguments, _SHARDS) or recipe.tree[_SHARDS]
-    return None if given is None or given in ("null", "~") else str(given)
-
-
-def _with_shards(recipe: RecipeFile, folder: ShardFolder, arguments: Sequence[str]) -> RecipeFile:
-    if _argument(arguments, _FOLDER) not in (None, "null"):
-        raise ConfigError(
-            f"--{_FOLDER} and --{_SHARDS} say where the corpus is, both: give one of them."
-        )
-    spec = corpus_spec(folder.corpus)
-    own = {name: value for name, value in folder.options.items() if name in spec.flags}
-    return _with_more(recipe, folder.corpus, {"corpus": folder.corpus, **own, _FOLDER: None})
-
-
-def _with_more(recipe: RecipeFile, corpus: str, more: dict[str, Any]) -> RecipeFile:
-    """A recipe with keys that its corpus brings."""
-    parts = {**recipe.parts, Path(f"--corpus={corpus}"): more} if more else recipe.parts
-    return replace(recipe, tree={**recipe.tree, **more}, parts=parts)
-
-
-def _listed(default: Any) -> Any:
-    """A default as YAML has it."""
-    return list(default) if isinstance(default, tuple) else default
-
-
-def _argument(arguments: Sequence[str], name: str) -> str | None:
-    """The value of a flag of a command line that has not been checked yet."""
-    for place, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag == f"--{name}":
-            return value if equals else next(iter(arguments[place + 1 : place + 2]), None)
-    return None
-
-
-def corpus_options(recipe: RecipeFile, overrides: Mapping[str, str]) -> frozenset[str]:
-    """The keys that corpora read by name: the recipe's, and those that it has another in place of.
-
-    With ``--corpus``, or a base that has another one, keys stay in the file that are of no use; but
-    no flag may be of none.
-
-    Raises:
-        InputError: there is no such corpus.
-    """
-    written = [str(part["corpus"]) for part in recipe.parts.values() if "corpus" in part]
-    chosen = overrides.get("corpus", recipe.tree.get("corpus"))
-    replaced = {option for name in written for option in corpus_spec(name).options}
-    own = () if chosen is None else corpus_spec(str(chosen)).options
-    return frozenset(own) | (replaced - overrides.keys())
 
 
 def tag_of(node: Any) -> str:

@@ -5,7 +5,7 @@ estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,12 +77,37 @@ def split_words(text: str) -> list[str]:
     return text.split(" ")
 
 
-class TranscriptScore(Score):
-    """Word and character error rates of transcripts, and their alignments."""
+def in_error_rate(names: Mapping[str, str], error_rate: str) -> dict[str, str]:
+    """Names of scores, such as those of ``SafeBrain.headlines``, with another error rate.
 
-    def __init__(self) -> None:
+    Args:
+        names: which may have "WER" as a value, and "wer" in a key.
+        error_rate: what stands there instead.
+    """
+    lower = error_rate.lower()
+    return {k.replace("wer", lower): v.replace("WER", error_rate) for k, v in names.items()}
+
+
+class TranscriptScore(Score):
+    """Word and character error rates of transcripts, and their alignments.
+
+    Args:
+        error_rate: "WER"; or "CER" for a language without spaces between words: then there is no
+            WER, spaces do not count, and characters are aligned.
+    """
+
+    def __init__(self, error_rate: str = "WER") -> None:
         self.words, self.characters = ErrorRate(), ErrorRate()
+        self.error_rate = error_rate
         self._rows: list[tuple[str, str, str]] = []
+
+    @property
+    def _rates(self) -> dict[str, ErrorRate]:
+        rates = {"WER": self.words, "CER": self.characters}
+        return rates if self.error_rate == "WER" else {"CER": self.characters}
+
+    def _aligned(self, text: str) -> list[str]:
+        return split_words(text) if self.error_rate == "WER" else list(text)
 
     def append(self, names: Sequence[str], texts: Sequence[str], references: Sequence[str]) -> None:
         """Counts the errors of a batch.
@@ -92,29 +117,31 @@ class TranscriptScore(Score):
             texts: what was recognised.
             references: what was said.
         """
-        for row in zip(names, texts, references, strict=True):
-            _, text, reference = row
+        for name, *pair in zip(names, texts, references, strict=True):
+            spaced = self.error_rate == "WER"
+            text, reference = pair if spaced else (side.replace(" ", "") for side in pair)
             self.words.append(split_words(text), split_words(reference))
             self.characters.append(text, reference)
-            self._rows.append(row)
+            self._rows.append((name, text, reference))
 
     def summarise(self) -> dict[str, float]:
         """ "WER" and "CER" in percent; NaN where nothing was recognised."""
-        return {"WER": self.words.percent, "CER": self.characters.percent}
+        return {name: rate.percent for name, rate in self._rates.items()}
 
     def intervals(self) -> dict[str, Interval]:
         """The 95 % intervals of "WER" and "CER", in percent."""
-        return {"WER": self.words.interval(), "CER": self.characters.interval()}
+        return {name: rate.interval() for name, rate in self._rates.items()}
 
     def write(self, name: str, folder: Path, single: bool) -> None:
         """Writes the alignments, with insertions, deletions and substitutions."""
         del single
         aligned = ErrorRateStats()
         for utterance, text, reference in self._rows:
-            aligned.append([utterance], [split_words(text)], [split_words(reference)])
-        path = folder / f"wer_{name}.txt"
+            aligned.append([utterance], [self._aligned(text)], [self._aligned(reference)])
+        path = folder / f"{self.error_rate.lower()}_{name}.txt"
         partial = path.with_suffix(".partial")
         with partial.open("w", encoding="utf-8") as stream:
             aligned.write_stats(stream)
         partial.replace(path)
-        logger.info(f"WER on {name}: {self.words.percent:.2f} % (alignments: {path})")
+        percent = self._rates[self.error_rate].percent
+        logger.info(f"{self.error_rate} on {name}: {percent:.2f} % (alignments: {path})")

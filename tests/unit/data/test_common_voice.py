@@ -110,6 +110,28 @@ def test_bad_arguments(
         prepare(tmp_path, **options)
 
 
+def test_votes_empty_sentences_and_repeated_lines(release: Path, tmp_path: Path) -> None:
+    """A line twice counts once; with another sentence, or with none, it cannot be used."""
+    name, other = "common_voice_cy_train0.mp3", "common_voice_cy_train1.mp3"
+    lines = [(name, "Bore da"), (other, "Nos da"), (name, "Bore da"), (other, "Nos"), ("x.mp3", "")]
+    write_list(release, "train", lines)
+    file = release / "train.tsv"
+    file.write_text(file.read_text().replace("\t2\t0\t", "\t\t\t"), encoding="utf-8")  # no votes
+    manifests = prepare(tmp_path, max_bad_fraction=0.5)
+    assert [row.wrd for row in read_manifest(manifests.train)] == ["BORE DA", "NOS DA"]
+    listed = (tmp_path / "save" / "bad_cv_cy_train.csv").read_text()
+    assert "train.tsv:5: has another sentence than" in listed and "no word in the sent" in listed
+
+
+def test_apostrophes_may_part_words_and_first_releases_name_no_mp3(
+    release: Path, tmp_path: Path
+) -> None:
+    file = release / "train.tsv"
+    file.write_text(file.read_text(encoding="utf-8").replace(".mp3", ""), encoding="utf-8")
+    rows = read_manifest(prepare(tmp_path, split_apostrophes=True).train)
+    assert [row.wrd for row in rows] == ["MAE CI DA FI"] * 2
+
+
 def test_a_damaged_list_is_told(release: Path, tmp_path: Path) -> None:
     (release / "train.tsv").write_text("client_id\tpath\nx\ty\n")
     with pytest.raises(ManifestError, match="train.tsv: lacks the columns sentence"):

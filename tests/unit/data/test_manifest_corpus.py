@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from summarymixing_modules.data.corpora.manifest import held_out
 from summarymixing_modules.data.labelled import read_annotations
 from summarymixing_modules.data.manifest import Manifests, read_manifest
-from summarymixing_modules.data.preparation import left_out
+from summarymixing_modules.data.preparation import Utterance, left_out
 from summarymixing_modules.errors import InputError
 from tests.unit.data.prepared import prepared
 
@@ -36,7 +37,11 @@ def prepare(folder: Path, content: str | bytes, name: str = "t.csv", **options: 
     """Train and validate on a table."""
     table = folder / name
     table.write_bytes(content.encode() if isinstance(content, str) else content)
-    own = {"token_type": "char", "valid_manifest": str(table), **options}
+    if options.get("valid_manifest", "valid.csv") == "valid.csv":
+        options["valid_manifest"] = str(folder / "valid.csv")
+        rows = "path,text,mood,split,size\na.wav,two,glad,dev,x\n"
+        (folder / "valid.csv").write_text(rows)
+    own = {"wanted": ("text",), **options}
     return prepared("manifest", folder, folder / "save", train_manifest=str(table), **own)
 
 
@@ -69,6 +74,8 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
     ("pth,text\na.wav,one\n", "has no column path.*Did you mean pth", {}),
     ("path,txt\na.wav,one\n", "has no column text or transcript.*Did you mean txt", {}),
     ("path,text,text\na.wav,b,c\n", "has the column 'text' twice", {}),
+    ("path,text,start,stop\na.wav,one,0,1\n", "start and stop, which .* in seconds", {}),
+    ("path,text\na.wav,5 cats\n", r"no usable utterance in .*t.csv:2: a.wav: .*'5', which", {}),
     ("path,text\na.wav,one,two\n", "line 2: has 3 fields, and there are 2 columns", {}),
     ('path,text\na.wav,"one\n', "line 2: unexpected end of data", {}),
     ("path,text\ngone.wav,one\nx.wav,two\n", "gone.wav: no such audio file", {}),
@@ -77,19 +84,29 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
     ("id,path,text\nx,a.wav,one\nx,b.flac,two\n", "line 3: the ID x is also in line 2", {}),
     ("path,text\na.wav,one\na.wav,two\n", "line 3: the ID a.wav is also in line 2", {}),
     ("path,text,start,end\na.wav,one,0.5,0.2\nb.flac,two,2,3\n", "0.5 to 0.2 s is no part of", {}),
-    ("path,text,start,end\na.wav,one,0,9\nb.flac,two,0,3\n", "0 to 9 s is no part.*lasts 1.00", {}),
+    (
+        "path,text,start,end\na.wav,one,0,9\nb.flac,two,0,3\n",
+        "a.wav: 0 to 9 s is no part.*lasts 1.00",
+        {},
+    ),
     ("path,text,start\na.wav,one,x\nb.flac,two,-1\n", "its start 'x' is no number of sec", {}),
     ("path,text,duration\na.wav,one,nan\nb.flac,two,inf\n", "duration 'nan' is no number", {}),
-    ("path,text,duration\na.wav,one,3\nb.flac,two,3\n", "duration is 3 s.*give its start, too", {}),
+    (
+        "path,text,duration\na.wav,one,3\nb.flac,two,3\n",
+        "duration is given as 3 s.*give its start, too",
+        {},
+    ),
     ("path,text\na.wav,5 cats\nb.flac,50 %\n", "'5', which is not spelt out", {}),
     ("path,text\na.wav,один\nb.flac,два\n", "'о', which is not spelt out", {"language": "en"}),
     ("path,text\nt.csv,one\nt.csv.2,two\n", "t.csv: cannot be read as audio", {}),
     ("path,text\n$data_root/a.wav,one\n$data_root/b,two\n", "that this package made", {}),
-    ("path,mood\na.wav,\nb.flac,\n", "it has no mood", {"token_type": None, "tasks": ["mood"]}),
-    ("path,text\na.wav,one\n", "no column mood, only", {"tasks": ["mood"]}),
+    ("path,mood\na.wav,\nb.flac,\n", "it has no mood", {"wanted": ("mood",)}),
+    ("path,text\na.wav,one\n", "no column mood, only", {"wanted": ("mood",)}),
     ("path,text\na.wav,one\n", "no column split, only", {"train_where": "split=train"}),
     ("path,text\na.wav,one\n", "'train' is not column=value", {"train_where": "train"}),
     ("path,text,s\na.wav,one,x\n", "has no row with s=y", {"train_where": "s=y"}),
+    ("path,text,s\na.wav,one,x\n", "second condition on s", {"train_where": ["s=x", "S=y"]}),
+    ("path,text\na.wav,one\n", "--language=french: is no code", {"language": "french"}),
     ('{"path": "a.wav", "text": "one"}\npath\n', "line 2: is no JSON", {}),
     ('{"path": "a.wav", "text": "one"}\n[1]\n', r"line 2: holds no object \{...\} but '\[1\]", {}),
     ("path,text\na.wav,one\n", "cannot be called 'train'", {"test_manifests": "train.csv"}),
@@ -119,7 +136,7 @@ def test_no_text_no_table(audio: Path) -> None:
         with pytest.raises(InputError, match="is not text in UTF-8.*convert it"):
             prepare(audio, content, name)
     with pytest.raises(InputError, match="is a folder: give a table"):
-        own = {"train_manifest": str(audio), "token_type": "char"}
+        own = {"train_manifest": str(audio), "wanted": ("text",)}
         prepared("manifest", audio, audio / "save", **own)
 
 
@@ -172,19 +189,48 @@ def test_a_share_of_speakers_is_held_out(audio: Path) -> None:
     )
     assert len(train) + len(valid) == 400 and not set(train) & set(valid)
     assert not set(train.values()) & set(valid.values())
-    assert 0.05 < len(valid) / 400 < 0.4
+    assert len(valid) == 80
     (audio / "a.wav").unlink()  # what is finished is kept, and nothing is examined again
     prepared(
         "manifest",
         audio,
         audio / "save",
         train_manifest=str(audio / "t.csv"),
-        token_type="char",
+        wanted=("text",),
         valid_share=0.2,
     )
 
 
+def test_what_is_held_out_is_never_nothing_nor_all() -> None:
+    def utterances(speakers: list[str]) -> list[Utterance]:
+        return [Utterance(f"{i}", Path(f"{i}.wav"), speaker=who) for i, who in enumerate(speakers)]
+
+    many = utterances([f"s{i % 40}" for i in range(400)])
+    chosen = held_out(many, 0.05)
+    assert chosen == held_out(many[::-1], 0.05) and len(chosen) == 20
+    assert len({u.speaker for u in many if u.id in chosen}) == 2  # 10 utterances each
+    for speaker in ("one", ""):  # recordings, then
+        assert len(held_out(utterances([speaker] * 40), 0.05)) == 2
+    parts = [Utterance(f"{i}", Path(f"{i // 10}.wav")) for i in range(100)]
+    assert len({int(name) // 10 for name in held_out(parts, 0.1)}) == 1  # a recording, all of it
+    for few, share in ((["one"], 0.5), (["one", "two"], 0.0)):
+        with pytest.raises(InputError, match="cannot be parted so: give --valid_manifest"):
+            held_out(utterances(few), share)
+
+
+def test_rows_are_not_trained_and_evaluated_on(audio: Path) -> None:
+    content = "path,text,split\na.wav,one,train\nb.flac,two,dev\nc.ogg,three,test\n"
+    own = {"valid_manifest": None, "valid_where": "split=dev"}
+    valid = prepare(audio, content, train_where="split=train", **own).valid
+    assert [row.wrd for row in read_manifest(valid)] == ["TWO"]
+    with pytest.raises(InputError, match="b.flac is in the rows of valid and in those that are"):
+        prepare(audio, content, **own)
+    with pytest.raises(InputError, match="c.ogg is in the rows of t and in those that are"):
+        own = {"test_manifests": str(audio / "t.csv"), "train_where": "split=test"}
+        prepare(audio, content, **own)
+
+
 def test_labels_become_annotations(audio: Path) -> None:
     content = json.dumps({"path": "a.wav", "Mood": "glad", "more": 1})
-    manifests = prepare(audio, content, "t.jsonl", token_type=None, tasks=["Mood"])
+    manifests = prepare(audio, content, "t.jsonl", wanted=("Mood",))
     assert read_annotations(manifests.train) == {"a.wav": {"Mood": "glad"}}

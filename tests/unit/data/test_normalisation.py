@@ -31,6 +31,13 @@ from summarymixing_modules.data.text.normalisation import ALPHABETS, normalise_s
         ("tr", "Iğdır’da iyi bir gün", "IĞDIR'DA İYİ BİR GÜN"),
         ("zh-CN", "今 天 Open AI 发布，了 模型。", "今天OPEN AI发布了模型"),
         (None, "Привет, мир! Γειά", "ПРИВЕТ МИР ΓΕΙΆ"),
+        ("en", "Œdipus, Łódź, smørrebrød, Straße", "OEDIPUS LODZ SMORREBROD STRASSE"),
+        ("fr", "a\u00adprès \u200eNoël ❤\ufe0f", "APRÈS NOËL"),  # soft hyphen, direction, heart
+        (None, "a\u00adprès ❤\ufe0f", "APRÈS"),
+        ("ar", "كَيـــفَ الحال؟", "كَيفَ الحال"),  # made wider
+        ("ja", "ｺｰﾋｰとＩＢＭ", "コーヒーとIBM"),
+        ("ka", "გამარჯობა, მსოფლიო", "გამარჯობა მსოფლიო"),
+        ("fa", "می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
 def test_sentences(language: str | None, sentence: str, words: str) -> None:
@@ -49,6 +56,9 @@ def test_sentences(language: str | None, sentence: str, words: str) -> None:
         ("de", "das π", "'π'", "DAS"),
         (None, "a + b", "'\\+'", "A B"),
         (None, "½ Tee", "'½'", "TEE"),
+        (None, "Mª José", "'ª'", "M JOSÉ"),
+        ("en", "₹ sign", "'₹'", "SIGN"),
+        ("zh", "＄ 今", "'\\$'", "今"),
     ],
 )
 def test_what_is_not_spelt_out(

@@ -51,6 +51,17 @@ FORMS: dict[str, dict[str, object]] = {
     "s ends linear": {"summary_activation": False, "summary_hid_dim": [8, 24], "nhead": 2},
     "s linear in lite": {"summary_activation": False, "summary_hid_dim": [], "mode": LITE},
     "c linear in fast": {"combiner_activation": False, "local_activation": False, "mode": FAST},
+    "window": {"summary_window": 5, "nhead": 2},
+    "windows": {"summary_window": [3, 9, 61], "use_layernorm": False, "summary_out_dim": 24},
+    "wider than is added up": {"summary_window": [257], "local_activation": False},
+    "window fast": {"summary_window": [7], "mode": FAST, "local_proj_out_dim": 8},
+    "window, deviations": {"summary_window": 5, "summary_statistic": MEAN_STD, "nhead": 4},
+    "window, weighted, c linear": {
+        "summary_window": 5,
+        "summary_statistic": WEIGHTED,
+        "combiner_activation": False,
+    },
+    "window, no f": {"summary_window": [3], "local_proj": False},
     "no f": {"local_proj": False, "nhead": 2},
     "no f, fast, deviations": {"local_proj": False, "mode": FAST, "summary_statistic": MEAN_STD},
     "no s": {"summary_proj": False, "nhead": 2, "local_proj_out_dim": 24},
@@ -94,19 +105,21 @@ def test_equals_the_textbook(
             assert relative_error(fast.grad, slow.grad) < 1e-4, name
 
 
-@pytest.mark.parametrize("statistic", [WEIGHTED, MEAN_STD])
-@pytest.mark.parametrize(("chunk_size", "left"), [(1, None), (5, None), (4, 0), (4, 3), (50, 2)])
+@pytest.mark.parametrize("form", ["weighted", "mean_std", "window", "windows", "window fast"])
+@pytest.mark.parametrize(
+    ("chunk_size", "left"), [(1, None), (5, None), (4, 0), (4, 3), (8, 2), (50, 2)]
+)
 @torch.no_grad()
-def test_streaming_is_exact(statistic: str, chunk_size: int, left: int | None) -> None:
+def test_streaming_is_exact(form: str, chunk_size: int, left: int | None) -> None:
     torch.manual_seed(0)
-    cell = cell_of(summary_statistic=statistic, nhead=2).double()
+    cell = cell_of(**FORMS[form]).double()
     x_BTD, padding = torch.randn(2, 27, D).double(), padding_of(27, 11)
     state, chunks = cell.initial_state(2, left), []
     for start in range(0, 27, chunk_size):
         part = slice(start, start + chunk_size)
         y_BTD, state = cell.step(x_BTD[:, part], state, padding[:, part])
         chunks.append(y_BTD)
-        assert state.memory.shape[:2] == (2, 1 if left is None else left)
+        assert state.memory.past_BLX.shape[:2] == (2, 1 if left is None else left)
     want = naive_summary_mixing(cell, x_BTD, padding, chunk_size, left)
     torch.testing.assert_close(torch.cat(chunks, 1)[~padding], want[~padding])
 
@@ -224,7 +237,7 @@ def test_scores_stay_in_float32() -> None:
         assert torch.equal(cell.statistic.scores(s_BTS), want_BTN)
     cell.bfloat16()
     assert cell.statistic.scores(s_BTS.bfloat16()).dtype == torch.float32
-    assert cell.initial_state(1).memory.dtype == torch.float32
+    assert cell.initial_state(1).memory.past_BLX.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

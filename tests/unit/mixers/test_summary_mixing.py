@@ -15,7 +15,7 @@ from summarymixing_modules.errors import InputError
 from summarymixing_modules.mixers import MixerSize, build_mixer
 from summarymixing_modules.mixers.layers import BlockLinear, make_activation
 from summarymixing_modules.mixers.naive import naive_summary_mixing
-from summarymixing_modules.mixers.summary_mixing import EXPDECAY, FAST, FULL, LITE, MODES
+from summarymixing_modules.mixers.summary_options import EXPDECAY, FAST, FULL, LITE, MODES
 from tests.tensors import padding_of, relative_error
 
 D = 24

@@ -12,6 +12,7 @@ from summarymixing_modules.models import TransformerASR
 from summarymixing_modules.models.encoder_choice import ENCODERS
 from summarymixing_modules.models.initialisation import INITIALISATIONS
 
+WINDOW = {"summary_window": [9]}
 FAST = {"mode": "SummaryMixing-fast", "use_layernorm": False}
 
 
@@ -47,6 +48,11 @@ DEVIATIONS = [
     ("SummaryMixing", 8, {}, "summary_layers.0.weight", 0.0208, 0.0722, 0.125),
     ("SummaryMixing", 8, {}, "summary_layers.0.bias", 0.1667, 0.0722, 0.0),
     ("SummaryMixing", 1, FAST, "input_proj.weight", 0.0361, 0.0255, 0.0442),
+    ("SummaryMixing", 1, WINDOW, "combine_windows.weight", 0.0313, 0.0147, 0.0313),
+    ("SummaryMixing", 1, WINDOW, "combine_local.weight", 0.0313, 0.0147, 0.0313),
+    ("pom", 8, {}, "factors.weight", 0.0239, 0.0255, 0.0361),
+    ("pom", 8, {}, "factors.bias", 0.0255, 0.0255, 0.0),
+    ("pom", 8, {}, "output.weight", 0.0239, 0.0104, 0.0239),
     ("RelPosMHAXL", 8, {}, "attention.in_proj_weight", 0.0313, 0.0313, 0.0442),
     ("RelPosMHAXL", 8, {}, "attention.linear_pos.weight", 0.0442, 0.0255, 0.0442),
     ("RelPosMHAXL", 8, {}, "attention.out_proj.weight", 0.0442, 0.0255, 0.0442),

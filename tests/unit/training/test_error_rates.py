@@ -16,6 +16,7 @@ from summarymixing_modules.training.scores.error_rates import (
     SEED,
     ErrorRate,
     TranscriptScore,
+    in_error_rate,
     split_words,
 )
 
@@ -102,3 +103,20 @@ def test_the_alignments_of_a_test_are_speechbrains(pairs: Pairs, tmp_path: Path)
     written = (tmp_path / "wer_x.txt").read_text(encoding="utf-8")
     assert written == (tmp_path / "expected.txt").read_text(encoding="utf-8")
     assert float(re.findall(r"%WER ([\d.]+)", written)[0]) == round(score.summarise()["WER"], 2)
+
+
+def test_a_language_without_spaces_is_scored_by_characters(tmp_path: Path) -> None:
+    score = TranscriptScore("CER")
+    score.append(["a", "b"], ["你 好吗", "早"], ["你好", "早 上"])
+    assert score.summarise() == {"CER": 50.0} and set(score.intervals()) == {"CER"}
+    score.write("test", tmp_path, single=True)
+    (report,) = tmp_path.iterdir()
+    assert report.name == "cer_test.txt"
+    assert "%WER 50.00 [ 2 / 4, 1 ins, 1 del, 0 sub ]" in report.read_text()
+
+
+def test_names_of_scores_follow_the_error_rate() -> None:
+    assert in_error_rate({"min_key": "WER"}, "CER") == {"min_key": "CER"}
+    names = {"test_wer": "WER", "test_slu_f1": "slu_f1"}
+    assert in_error_rate(names, "WER") == names
+    assert in_error_rate(names, "CER") == {"test_cer": "CER", "test_slu_f1": "slu_f1"}

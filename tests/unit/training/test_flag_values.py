@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from summarymixing_modules.data.corpora import corpus_names, corpus_spec
 from summarymixing_modules.training.recipe import consistency
 from summarymixing_modules.training.recipe.config import load_recipe
 from summarymixing_modules.training.recipe.consistency import check_machine, check_together
@@ -41,7 +42,9 @@ def test_every_key_has_a_kind() -> None:
     options = RUN_OPTIONS.keys() - FLAGS - LISTS
     hidden = {"param_file", "overridden_args", "data_parallel_count", "tqdm_barcolor"}  # no flags
     assert sorted(options - hidden - KINDS.keys()) == []
-    assert sorted(KINDS.keys() - keys - RUN_OPTIONS.keys()) == [], "a kind of no key"
+    corpora = {option for name in corpus_names() for option in corpus_spec(name).options}
+    assert sorted(corpora - KINDS.keys()) == []
+    assert sorted(KINDS.keys() - keys - corpora - RUN_OPTIONS.keys()) == [], "a kind of no key"
 
 
 @pytest.mark.parametrize(

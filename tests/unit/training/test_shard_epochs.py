@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,9 @@ def test_ranks_and_workers(
             sampler = make_batch_sampler(dataset, 100, 5, seed=3, shard_window=window)
             share = EpochOrder(sampler, dataset, None, lambda: 0)
             share.set_epoch(2)
-            loader = DataLoader(dataset, batch_sampler=share, num_workers=workers, collate_fn=ids)
+            loader: DataLoader[Any] = DataLoader(
+                dataset, batch_sampler=share, num_workers=workers, collate_fn=ids
+            )
             read.append(list(loader))
         # A round of all ranks is a step: batches in the order in which one rank reads them.
         epochs.append([batch for step in zip(*read, strict=True) for batch in step])

@@ -60,7 +60,7 @@ class CTCBrain(SafeBrain):
         beam_size = self.hparams.test_beam_size if stage == sb.Stage.TEST else 1
         options = self.hparams.test_beam_options
         self.decode = CTCDecoder(self.hparams.tokenizer, beam_size, options)
-        return {"transcripts": TranscriptScore()}
+        return {"transcripts": TranscriptScore(self.error_rate)}
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class TransducerBrain(SafeBrain):
                 **hparams.test_beam_options,
             )
             self.search = beam.search
-        return {"transcripts": TranscriptScore()}
+        return {"transcripts": TranscriptScore(self.error_rate)}
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:

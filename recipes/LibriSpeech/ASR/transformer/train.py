@@ -102,7 +102,7 @@ class AttentionCTCBrain(SafeBrain):
         if stage != sb.Stage.TEST and not due:
             return {"accuracy": TokenAccuracy()}
         self.searcher = self.make_searcher(stage == sb.Stage.TEST)
-        return {"accuracy": TokenAccuracy(), "transcripts": TranscriptScore()}
+        return {"accuracy": TokenAccuracy(), "transcripts": TranscriptScore(self.error_rate)}
 
     def make_searcher(self, test: bool) -> Any:
         """The search of a validation or of a test: (encoded_BTD, share_B) → tokens, …"""

@@ -78,7 +78,7 @@ class FineTuningBrain(SafeBrain):
         beam_size = self.hparams.test_beam_size if stage == sb.Stage.TEST else 1
         options = self.hparams.test_beam_options
         self.decode = CTCDecoder(self.hparams.tokenizer, beam_size, options)
-        return {"transcripts": TranscriptScore()}
+        return {"transcripts": TranscriptScore(self.error_rate)}
 
     def make_rates(self) -> PartRates:
         """A rate for the head, and one for the encoder where it is trained."""

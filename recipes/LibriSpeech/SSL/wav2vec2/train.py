@@ -40,9 +40,11 @@ class Wav2Vec2Brain(SafeBrain):
     def compute_forward(self, batch: Any, stage: sb.Stage) -> Wav2Vec2Output:
         """Hides, encodes and compares a batch; in evaluations with the same draws every time."""
         batch = batch.to(self.device, non_blocking=True)
-        features_BTF, lengths_B = self.modules.features(*batch.sig, self.epoch)
+        heard_BTF, lengths_B, clean_BTF = self.modules.features.heard_and_clean(
+            *batch.sig, self.epoch
+        )
         with same_draws(self.device, stage != sb.Stage.TRAIN):
-            return self.modules.model(features_BTF, lengths_B)
+            return self.modules.model(heard_BTF, lengths_B, clean_BTF=clean_BTF)
 
     def compute_objectives(
         self, predictions: Wav2Vec2Output, batch: Any, stage: sb.Stage
