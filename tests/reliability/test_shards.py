@@ -41,10 +41,12 @@ def test_killed_ten_times(ranks: int, shards: Path, runs: Runs) -> None:
         batch = draw.randint(2, 3)  # of the process
         runs.start(BEST_RQ, "killed", options, ranks, kill_at_batch=batch).end(expected=-9)
     killed = runs.start(BEST_RQ, "killed", options, ranks).end()
-    for got, want in zip(
-        final_states(killed, ranks), final_states(reference.end(), ranks), strict=True
-    ):
+    states = zip(final_states(killed, ranks), final_states(reference.end(), ranks), strict=True)
+    for rank, (got, want) in enumerate(states):
         assert got.pop("forwards") < want.pop("forwards")
+        if rank > 0:  # curves and averages are saved by rank 0 alone, and are rank 0's
+            for state in (got, want):
+                del state["curves"], state["epochs"]
         torch.testing.assert_close(got, want, rtol=0, atol=0)
     times = Counter(name for entry in batches_read(reference.folder) for name in entry["ids"])
     assert len(times) == 24 and set(times.values()) == {epochs}
