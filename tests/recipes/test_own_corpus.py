@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -231,3 +232,47 @@ def test_recorded_speech_from_its_table(
     result = run_table(small, *given, *(option for option in OPTIONS if option != "--debug"))
     assert result["optimizer_steps"] == 3 and 0 < result["test_utterances"]["test"] < 400
     assert not list((tmp_path / "CTC").rglob("*.flac"))
+
+
+# ---- the worked example of recipes/README.md ----------------------------------------------------
+
+DIGITS = SPEECH.parents[1] / "fsdd"
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Iterator[Path]:
+    """The README's corpus registered, and a folder in its layout: of recordings, if there are."""
+    (code,) = re.findall(
+        r"```python\n([^`]*prepare_digits.*?)```", (RECIPES / "README.md").read_text(), re.DOTALL
+    )
+    exec(compile(code, "digits.py", "exec"), {})  # noqa: S102
+    folder, draw = tmp_path / "digits" / "recordings", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    clips = {file.stem: file for file in DIGITS.rglob("*.opus")}
+    for speaker in ("jackson", "nicolas", "theo"):
+        for digit in range(3):
+            name = f"{digit}_{speaker}_7"
+            samples_L = 0.1 * draw.standard_normal(8000)
+            if name in clips:
+                samples_L = soundfile.read(clips[name])[0][::2]
+            soundfile.write(folder / f"{name}.wav", samples_L, 8000)
+    yield folder.parent
+    unregister_corpus("digits")
+
+
+def test_the_worked_example(
+    digits: Path, tmp_path: Path, run_table: Callable[..., dict[str, Any]]
+) -> None:
+    """Its transcripts train a recogniser, its labels a classifier; its arguments are flags."""
+    given = ["--corpus=digits", f"--data_folder={digits}", "--avoid_if_shorter_than=0.1"]
+    given += [*OPTIONS, "--test_speaker=jackson"]
+    result = run_table("LibriSpeech/ASR/CTC/hparams/small_conformer.yaml", *given)
+    assert result["optimizer_steps"] > 0
+    rows = read_manifest(tmp_path / "CTC" / "save" / "test.csv")
+    assert [(row.wrd, row.spk_id) for row in rows] == [
+        ("ZERO", "jackson"),
+        ("ONE", "jackson"),
+        ("TWO", "jackson"),
+    ]
+    words = "Google-speech-commands/hparams/small_conformer.yaml"
+    assert run_table(words, *given, "--tasks=[word]", "--classes=[3]")["optimizer_steps"] > 0
