@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from summarymixing_modules.data.preparation import TRANSCRIPT
 from summarymixing_modules.data.shards.flags import add_shard_flags
 from summarymixing_modules.data.shards.folder import ShardFolder
 from summarymixing_modules.data.shards.job import PREPARATION
@@ -65,7 +66,9 @@ def write_shards(file: Path, flags: Sequence[str], folder: Path, layout: Layout)
     writing = _writing(hparams, folder, layout)
     writing.begin()
     locks = [hold(place) for place in {preparation, Path(hparams["output_folder"])}]
-    done = writing.write(prepare_corpus(hparams))
+    # What utterances need besides audio, as the recipe's load_data would ask for it.
+    wanted = [TRANSCRIPT] if "token_type" in hparams else hparams.get("tasks", [])
+    done = writing.write(prepare_corpus(hparams, wanted))
     for lock in locks:
         if lock is not None:
             lock.release()
