@@ -245,6 +245,7 @@ def digits(tmp_path: Path) -> Iterator[Path]:
     (code,) = re.findall(
         r"```python\n([^`]*prepare_digits.*?)```", (RECIPES / "README.md").read_text(), re.DOTALL
     )
+    unregister_corpus("digits")  # whoever else has run it
     exec(compile(code, "digits.py", "exec"), {})  # noqa: S102
     folder, draw = tmp_path / "digits" / "recordings", np.random.default_rng(0)
     folder.mkdir(parents=True)

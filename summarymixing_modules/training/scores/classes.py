@@ -16,6 +16,7 @@ from torch import Tensor
 
 from summarymixing_modules.data.files import write_atomically
 from summarymixing_modules.data.labels import Labels
+from summarymixing_modules.data.shards.members import Member
 from summarymixing_modules.training.scores.confusion import Confusion
 from summarymixing_modules.training.scores.score import Score
 
@@ -88,7 +89,7 @@ class ClassScore(Score):
             said = {task: names[index] for (task, names), index in tasks}
             for task, prediction in said.items():
                 pairs[task].append((annotation[task], prediction))
-            line: dict[str, Any] = {"id": utterance, "file": Path(file).name, **said}
+            line: dict[str, Any] = {"id": utterance, "file": _file_name(file, utterance), **said}
             line |= {"entities": []} if "entities" in annotation else {}  # SLURP's script asks
             line["reference"] = {task: annotation[task] for task in said}
             lines.append(json.dumps(line) + "\n")
@@ -100,3 +101,8 @@ class ClassScore(Score):
             confusion.write_png(path.with_suffix(".png"), f"{task}, {name}")
         right = self.summarise()["ACC"]
         logger.info(f"{name}: {right:.2f} % right; predictions in {folder}")
+
+
+def _file_name(path: str, utterance: str) -> str:
+    """The name of a recording's file; in a shard it is called by its ID."""
+    return Path(path).name if Member.of(path) is None else f"{utterance}.flac"
