@@ -176,7 +176,8 @@ def test_from_the_transducers_tokenizer_to_its_search(
 ) -> None:
     small = TRANSDUCER / "small_conformer.yaml"
     transducer = [flag for flag in RECOGNISE if "decod" not in flag]
-    transducer += ["--predictor_size=8", "--joint_size=12", f"--output_folder={tmp_path / 'asr'}"]
+    transducer += ["--predictor_size=8", "--joint_size=12", "--max_expansions=4"]
+    transducer += [f"--output_folder={tmp_path / 'asr'}"]
     alone = run_recipe(small, *transducer)["metrics"]
     named = f"--tokenizer_file={tmp_path / 'asr' / 'save' / 'tokenizer.json'}"
     with pytest.raises(InputError, match="no begin and end marks.*hparams/rnn.yaml"):

@@ -115,7 +115,7 @@ def test_without_recordings_nothing_is_drawn() -> None:
 
 def test_mixing_adds_a_piece_of_at_most_half() -> None:
     samples_BL, share_B = speech()
-    for _ in range(20):
+    for _ in range(4):
         mixed_BL, _ = UtteranceMixing(1.0)(samples_BL, share_B)
         for row, length in enumerate(LENGTHS.tolist()):
             places = (mixed_BL[row] != samples_BL[row]).nonzero().flatten()
