@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -93,7 +94,8 @@ def test_options_of_ones_own_are_keys_and_flags(
 # ---- tables -------------------------------------------------------------------------------------
 
 RECIPES = ROOT / "recipes"
-SPEECH = ROOT.parent / "shared" / "data" / "speechocean762" / "manifest.csv"
+DATA = Path(os.environ.get("SUMMARYMIXING_SPEECH_DATA", ROOT.parent / "shared" / "data"))
+SPEECH = DATA / "speechocean762" / "manifest.csv"
 
 
 @pytest.fixture
@@ -220,7 +222,7 @@ def test_the_readme_names_every_column_and_option() -> None:
     assert not [name for name in columns | options if name not in section]
 
 
-@pytest.mark.skipif(not SPEECH.is_file(), reason="no recorded speech beside the repository")
+@pytest.mark.skipif(not SPEECH.is_file(), reason="no recorded speech (SUMMARYMIXING_SPEECH_DATA)")
 def test_recorded_speech_from_its_table(
     tmp_path: Path, run_table: Callable[..., dict[str, Any]]
 ) -> None:
@@ -236,7 +238,7 @@ def test_recorded_speech_from_its_table(
 
 # ---- the worked example of recipes/README.md ----------------------------------------------------
 
-DIGITS = SPEECH.parents[1] / "fsdd"
+DIGITS = DATA / "fsdd"
 
 
 @pytest.fixture
