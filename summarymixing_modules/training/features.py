@@ -61,7 +61,7 @@ class Features(nn.Module):
         Raises:
             InputError: an augmentation makes other utterances than those of the batch.
         """
-        return self.heard_and_clean(samples_BL, share_B, epoch)[:2]
+        return self._features(samples_BL, share_B, epoch, with_clean=False)[:2]
 
     def heard_and_clean(
         self, samples_BL: Tensor, share_B: Tensor, epoch: int
@@ -70,20 +70,26 @@ class Features(nn.Module):
 
         These are None where there are no surroundings. Statistics are of what is heard.
         """
+        return self._features(samples_BL, share_B, epoch, with_clean=True)
+
+    def _features(
+        self, samples_BL: Tensor, share_B: Tensor, epoch: int, with_clean: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `heard_and_clean`; who needs no clean features does not pay for them."""
         samples_B = absolute_lengths(share_B, samples_BL.shape[1])
         with torch.no_grad(), torch.autocast(samples_BL.device.type, enabled=False):
             samples_BL, samples_B = self._augmented(
                 "wav_augment", self.wav_augment, samples_BL, samples_B
             )
-            heard_BL = samples_BL
+            heard_BL, clean_BTF = samples_BL, None
             for module in self.surroundings:
                 heard_BL, _ = self._augmented("surroundings", module, heard_BL, samples_B)
             heard_BTF, lengths_B = self._normalised(heard_BL, samples_B, epoch)
-            if not (self.training and any(module.active for module in self.surroundings)):
-                return heard_BTF, lengths_B, None
-            self.normalize.eval()  # takes no statistics of these
-            clean_BTF, _ = self._normalised(samples_BL, samples_B, epoch)
-            self.normalize.train()
+            surrounded = self.training and any(module.active for module in self.surroundings)
+            if with_clean and surrounded:
+                self.normalize.eval()  # takes no statistics of these
+                clean_BTF, _ = self._normalised(samples_BL, samples_B, epoch)
+                self.normalize.train()
             return heard_BTF, lengths_B, clean_BTF
 
     def _normalised(

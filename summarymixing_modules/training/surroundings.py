@@ -24,6 +24,7 @@ from summarymixing_modules.data.audio import (
     AUDIO_SUFFIXES,
     SAMPLE_RATE,
     AudioError,
+    AudioInfo,
     probe_audio,
     read_audio,
 )
@@ -40,12 +41,12 @@ class Recordings:
 
     Attributes:
         flag: that names them.
-        files: at least one.
+        files: at least one, and what their headers say.
         sample_rate: that they are wanted at, Hz.
     """
 
     flag: str
-    files: Sequence[Path]
+    files: Sequence[tuple[Path, AudioInfo]]
     sample_rate: int
 
     @classmethod
@@ -65,12 +66,10 @@ class Recordings:
             files = [place.absolute().parent / row.get("path") for row in rows]
         if not files:
             raise InputError(f"--{flag}={source}: holds no audio files: give others, or null.")
-        for file in files:
-            try:
-                probe_audio(file)
-            except AudioError as error:
-                raise InputError(f"--{flag}={source}: {error}") from None
-        return cls(flag, files, sample_rate)
+        try:
+            return cls(flag, [(file, probe_audio(file)) for file in files], sample_rate)
+        except AudioError as error:
+            raise InputError(f"--{flag}={source}: {error}") from None
 
     def part(self, drawn: float, offset: float, samples: int) -> Tensor:
         """So many samples of a file, repeated where it is shorter.
@@ -80,8 +79,7 @@ class Recordings:
             offset: in [0, 1), says where it begins.
             samples: how many.
         """
-        file = self.files[int(drawn * len(self.files))]
-        info = probe_audio(file)
+        file, info = self.files[int(drawn * len(self.files))]
         wanted = -(-samples * info.sample_rate // self.sample_rate)
         start = int(offset * max(1, info.frames - wanted + 1))
         stop = min(info.frames, start + wanted)
@@ -90,7 +88,7 @@ class Recordings:
 
     def room(self, drawn: float) -> Tensor:
         """An impulse response (K,), from its direct sound on."""
-        return _impulse(self.files[int(drawn * len(self.files))], self.sample_rate)
+        return _impulse(self.files[int(drawn * len(self.files))][0], self.sample_rate)
 
 
 @lru_cache(maxsize=256)

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from speechbrain.lobes.features import Fbank
+from speechbrain.processing.features import InputNormalization
 from torch import Tensor
 
 from summarymixing_modules.errors import InputError
+from summarymixing_modules.training.features import Features
 from summarymixing_modules.training.surroundings import (
     NoiseAndRooms,
     UtteranceMixing,
@@ -152,3 +155,25 @@ def test_wrong_recordings_are_told(tmp_path: Path, noises: Path) -> None:
             NoiseAndRooms(str(source))(samples_BL, share_B)
     with pytest.raises(InputError, match="--noise_snr_low=9 is above --noise_snr_high=3"):
         NoiseAndRooms(str(noises), noise_snr_low=9, noise_snr_high=3)
+
+
+def test_statistics_are_of_what_is_heard_and_clean_features_are_made_when_asked_for(
+    noises: Path,
+) -> None:
+    """Once for a batch, whether the clean features are wanted or not."""
+    samples_BL, share_B = speech()
+    counts, made = [], []
+    for wanted in (False, True):
+        compute = Fbank()
+        calls = compute.register_forward_hook(lambda *_: made.append(1))
+        normalize = InputNormalization(norm_type="global")
+        features = Features(compute, normalize, surroundings=[NoiseAndRooms(str(noises))]).train()
+        torch.manual_seed(3)
+        call = features.heard_and_clean if wanted else features
+        output = call(samples_BL, share_B, 1)
+        counts.append((float(normalize.count), normalize.glob_mean.clone()))
+        assert len(made) == (3 if wanted else 1) and normalize.training
+        calls.remove()
+    assert counts[0][0] == counts[1][0]
+    torch.testing.assert_close(counts[0][1], counts[1][1])
+    assert not torch.allclose(output[0], output[2])
