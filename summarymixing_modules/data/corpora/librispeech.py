@@ -20,7 +20,7 @@ from summarymixing_modules.data.corpora.librispeech_tree import (
     split_transcripts,
 )
 from summarymixing_modules.data.corpora.registry import register_corpus
-from summarymixing_modules.data.corpora.splits import Source, check_splits, prepare_splits
+from summarymixing_modules.data.corpora.splits import Source, prepare_splits
 from summarymixing_modules.data.manifest import Manifests
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance
 
@@ -59,9 +59,9 @@ def prepare_librispeech(
             evaluation, a malformed transcript, or an ID used twice.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
-    check_splits(SPLITS, train_splits=train_splits, dev_splits=dev_splits, test_splits=test_splits)
     return prepare_splits(
         preparation,
+        SPLITS,
         partial(_open, preparation.data_folder),
         train_splits,
         dev_splits,

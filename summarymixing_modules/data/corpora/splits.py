@@ -43,6 +43,7 @@ Source = Callable[[str], tuple[Mapping[str, Any], Callable[[], Listing]]]
 
 def prepare_splits(
     preparation: Preparation,
+    known: Sequence[str],
     open_corpus: Callable[[], Source],
     train: Sequence[str],
     dev: Sequence[str],
@@ -50,10 +51,11 @@ def prepare_splits(
     prefix: str = "",
     overrun: float = 0.0,
 ) -> Manifests:
-    """Write ``train.csv``, ``valid.csv`` and a CSV for each split.
+    """Check the splits, then write ``train.csv``, ``valid.csv`` and a CSV for each split.
 
     Args:
         preparation: of the corpus.
+        known: splits that the corpus has.
         open_corpus: finds it in its folder; not called with ``skip_prep``.
         train: splits to train on.
         dev: to validate on.
@@ -62,9 +64,10 @@ def prepare_splits(
         overrun: see `Preparation.prepare`.
 
     Raises:
-        ManifestError: see `Preparation.prepare`.
+        ManifestError: see `check_splits` and `Preparation.prepare`.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
+    check_splits(known, train_splits=train, dev_splits=dev, test_splits=test)
     save = preparation.save_folder
     names = {split: f"{prefix}{split}" for split in (*train, *dev, *test)}
     paths = {split: save / f"{name}.csv" for split, name in names.items()}

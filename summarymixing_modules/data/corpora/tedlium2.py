@@ -21,7 +21,7 @@ from typing import Any
 from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.registry import register_corpus
-from summarymixing_modules.data.corpora.splits import Source, check_splits, prepare_splits
+from summarymixing_modules.data.corpora.splits import Source, prepare_splits
 from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance, file_state
 from summarymixing_modules.data.reading import files_in, read_lines
@@ -80,9 +80,9 @@ def prepare_tedlium2(
         ManifestError: no corpus, no such split, no usable utterance, or a malformed line.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
-    check_splits(SPLITS, train_splits=train_splits, dev_splits=dev_splits, test_splits=test_splits)
     return prepare_splits(
         preparation,
+        SPLITS,
         partial(_open, preparation.data_folder),
         train_splits,
         dev_splits,

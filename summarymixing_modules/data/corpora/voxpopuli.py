@@ -26,7 +26,7 @@ from typing import Any
 from summarymixing_modules.data.audio import SAMPLE_RATE
 from summarymixing_modules.data.bad_audio import BadFile
 from summarymixing_modules.data.corpora.registry import register_corpus
-from summarymixing_modules.data.corpora.splits import Source, check_splits, prepare_splits
+from summarymixing_modules.data.corpora.splits import Source, prepare_splits
 from summarymixing_modules.data.manifest import ManifestError, Manifests
 from summarymixing_modules.data.preparation import Listing, Preparation, Utterance, file_state
 from summarymixing_modules.data.reading import list_folder, subfolders
@@ -73,9 +73,9 @@ def prepare_voxpopuli(
         ManifestError: no corpus, no such split, no usable utterance, or a list lacks a column.
         TooManyBadFiles: more of a split is unusable than is tolerated.
     """
-    check_splits(SPLITS, train_splits=train_splits, dev_splits=dev_splits, test_splits=test_splits)
     return prepare_splits(
         preparation,
+        SPLITS,
         partial(_open, preparation.data_folder, language),
         train_splits,
         dev_splits,
